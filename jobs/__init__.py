@@ -1,0 +1,1 @@
+"""The commands: what a user runs, and what a cluster runs for them."""

@@ -1,0 +1,1 @@
+"""Sightline: image collections in object storage, made into published, searchable indexes."""

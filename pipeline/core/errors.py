@@ -1,0 +1,86 @@
+"""The one error tree. Failed, conflict and unknown are different types; a user's mistake is one line.
+
+SightlineError                exit 1   something failed
+├── UserError                 exit 2   bad usage or input: names the input, the reason, the remedy
+│   └── CheckpointRefused     exit 2   a foreign checkpoint that asks for code to be run, or is malformed
+├── IntegrityError            exit 1   bytes differ from what was recorded for them
+├── StoreError                exit 1   a storage operation failed for good
+│   ├── NotFoundError                  no such object
+│   ├── ExistsError                    create-if-absent found an object of that name
+│   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
+├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
+├── ConflictError             exit 3   somebody else committed something this change contradicts
+├── CommitUnknownError        exit 1   the commit may or may not have happened; nothing staged was deleted
+└── BadImageError                      one image cannot be used; becomes a reject row, never leaves a worker
+"""
+
+from __future__ import annotations
+
+
+class SightlineError(Exception):
+    """Base of all errors that Sightline raises on purpose; `str()` is one line fit for a user."""
+
+    exit_code = 1
+
+
+class UserError(SightlineError):
+    """A mistake in usage or input: what it is about, what is wrong, what to do."""
+
+    exit_code = 2
+
+    def __init__(self, subject: str, reason: str, remedy: str = "") -> None:
+        self.subject, self.reason, self.remedy = subject, reason, remedy
+        super().__init__(subject, reason, remedy)
+
+    def __str__(self) -> str:
+        line = f"{self.subject}: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
+        return " ".join(line.split())
+
+
+class CheckpointRefused(UserError):  # noqa: N818 - reads as what happened
+    """A foreign checkpoint names a global outside the allow-list, or does not have the promised layout."""
+
+
+class IntegrityError(SightlineError):
+    """Bytes differ from the size or sha256 that a snapshot, record or recipe states for them."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(name, reason)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}; the object is refused, restore it or roll back"
+
+
+class StoreError(SightlineError):
+    """A storage operation failed and repeating it will not help."""
+
+
+class NotFoundError(StoreError):
+    """No object has that name."""
+
+
+class ExistsError(StoreError):
+    """Create-if-absent found that an object of that name exists."""
+
+
+class TransientError(StoreError):
+    """A failure that can pass by itself; the only one that is retried."""
+
+
+class ShardError(SightlineError):
+    """A shard cannot be read whole; the run sets it aside and goes on."""
+
+
+class ConflictError(SightlineError):
+    """Another commit took the place and contradicts this one."""
+
+    exit_code = 3
+
+
+class CommitUnknownError(SightlineError):
+    """The outcome of a commit could not be established; everything staged is still there."""
+
+
+class BadImageError(SightlineError):
+    """One image cannot be decoded or used; the reason becomes its reject row."""

@@ -1,0 +1,46 @@
+"""Bounded look-ahead: work done by threads ahead of its consumer, in order, within a budget.
+
+Nothing here knows about images. The bound is on what is in flight: submitted and not yet consumed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def ordered_map(
+    function: Callable[[A], B],
+    items: Iterable[A],
+    *,
+    workers: int,
+    budget: int,
+    weigh: Callable[[A], int],
+) -> Iterator[B]:
+    """Yield function(item) in the order of `items`, computed by `workers` threads ahead of the consumer.
+
+    At most `budget` units, as `weigh` counts them, are in flight; a single heavier item goes alone. An exception
+    raised by `function` or by `items` reaches the consumer at its place in the order.
+    """
+    queue: deque[tuple[int, Future[B]]] = deque()
+    in_flight = 0
+    with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="prefetch") as pool:
+        try:
+            for item in items:
+                weight = weigh(item)
+                while queue and (in_flight + weight > budget or len(queue) >= 4 * workers):
+                    done, future = queue.popleft()
+                    yield future.result()
+                    in_flight -= done
+                queue.append((weight, pool.submit(function, item)))
+                in_flight += weight
+            while queue:
+                yield queue.popleft()[1].result()
+        finally:
+            for _, future in queue:
+                future.cancel()

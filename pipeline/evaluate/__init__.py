@@ -1,0 +1,1 @@
+"""Evaluation: rankings against ground truth, pure arithmetic. Extraction and search happen elsewhere."""

@@ -1,0 +1,214 @@
+"""Pooled descriptors: a convolutional (or ViT) feature map pooled to one vector per image, at one or several scales.
+
+GeM, MAC, SPoC, CroW, R-MAC and RAAC, with the learned exponent, projection and region whitening that
+DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in the stage, as a matrix of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+from pydantic import Field, model_validator
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pipeline.core.artifacts import read_artifact
+from pipeline.core.errors import BadImageError, UserError
+from pipeline.core.specs import NOT_IN_FINGERPRINT
+from pipeline.core.storage import Store
+from pipeline.core.types import Artifact, DescriptorBatch
+from pipeline.decode import Decoded, Resize, decode
+from pipeline.extract import ExtractSpec
+from pipeline.features.backbones import BACKBONES, build_backbone, load_state
+from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
+from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
+from pipeline.features.regions import regional
+
+Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac"]
+EXTRA_PREFIXES = ("pool.", "projection.", "regional.")
+"""Tensors of a weight file that are not the backbone's: learned exponents, the FC head, region whitening."""
+
+
+class Spec(ExtractSpec):
+    """Settings of a pooled descriptor.
+
+    weights: safetensors with torchvision's names, and `pool.p`, `projection.*`, `regional.*` where a checkpoint has
+    them. pooling "raac" concatenates the means of raac_grid x raac_grid cells. gem_p None takes the learned `pool.p`.
+    projection applies the FC head (DIR's fc, cirtorch's whiten); l2_before_projection is cirtorch's order and DIR's
+    norm_features. regional whitens each region (cirtorch's Rpool, with `regional.p` when pooling is gem).
+    scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
+    scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
+    """
+
+    backbone: str
+    weights: Artifact
+    origin: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
+    pooling: Pooling = "gem"
+    gem_p: float | None = 3.0
+    rmac_levels: int = Field(default=3, ge=1, le=6)
+    raac_grid: int = Field(default=2, ge=1, le=8)
+    regional: bool = False
+    projection: bool = False
+    l2_before_projection: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    scale_resize: Literal["tensor", "image"] = "tensor"
+    scale_pooling: Literal["power", "signed", "mean"] = "power"
+    resize: str = "longest:1024"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    center_bias: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone {self.backbone!r} is not known; choose one of {', '.join(sorted(BACKBONES))}")
+        if not self.scales or not all(0 < s <= 4 for s in self.scales):
+            raise ValueError("scales must be one or more numbers in ]0, 4]")
+        if self.gem_p is not None and not 0 < self.gem_p <= 100:
+            raise ValueError("gem_p must be in ]0, 100]")
+        Resize.parse(self.resize)
+        return self
+
+    @property
+    def label(self) -> str:
+        """Descriptor, backbone and origin of the weights, in a few words."""
+        return f"{self.pooling} of {self.backbone} ({self.origin or 'weights ' + self.weights.sha256[:12]})"
+
+    def build(self, store: Store, device: torch.device) -> PooledExtractor:
+        """Load the weights (verified) and return the extractor on `device`."""
+        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
+        extras = {name: value for name, value in tensors.items() if name.startswith(EXTRA_PREFIXES)}
+        network = build_backbone(self.backbone)
+        load_state(network, {name: value for name, value in tensors.items() if name not in extras})
+        return PooledExtractor(self, network, extras, device)
+
+
+class PooledExtractor:
+    """The loaded descriptor; see `pipeline.extract.Extractor`."""
+
+    def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self._resize = Resize.parse(spec.resize)
+        self._extras = {name: value.to(device) for name, value in extras.items()}
+        self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._pool = _pooling(spec, self._extras)
+        self._min_side = BACKBONES[spec.backbone].min_side
+        self.dim = BACKBONES[spec.backbone].channels * (spec.raac_grid**2 if spec.pooling == "raac" else 1)
+        for flag, name in ((spec.projection, "projection.weight"), (spec.regional, "regional.weight")):
+            if flag:
+                self.dim = int(_need(self._extras, name, spec).shape[0])
+
+    def prepare(self, data: bytes) -> Decoded:
+        """Decode and resize; an image that the backbone cannot take at the smallest scale is a BadImageError."""
+        image = decode(data, self._resize)
+        height, width = image.pixels.shape[:2]
+        shortest = int(min(height, width) * min(*self.spec.scales, 1.0))
+        if shortest < self._min_side:
+            raise BadImageError(
+                f"too small: {width}x{height} after resizing, {self.spec.backbone} needs {self._min_side} pixels a side"
+            )
+        return image
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        """Return L2-normalised descriptors (n, d) of images of equal shape."""
+        pixels_nhwc = np.stack([image.pixels for image in images])
+        with torch.inference_mode():
+            vectors = self._describe(pixels_nhwc)
+        return DescriptorBatch(vectors=vectors.cpu().numpy(), image_row=np.arange(len(images), dtype=np.int64))
+
+    def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+        per_scale = []
+        whole = self._to_tensor(pixels_nhwc)
+        for scale in self.spec.scales:
+            if scale == 1.0:
+                x = whole
+            elif self.spec.scale_resize == "image":
+                x = self._to_tensor(_resized(pixels_nhwc, scale))
+            else:
+                x = nn.functional.interpolate(whole, scale_factor=scale, mode="bilinear", align_corners=False)
+            per_scale.append(self._forward(x))
+        if len(per_scale) == 1:
+            return per_scale[0]
+        return l2_normalize(self._pool_scales(per_scale))
+
+    def _to_tensor(self, pixels_nhwc: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+        return normalize_pixels(torch.from_numpy(pixels_nhwc).to(self.device), self.spec.mean, self.spec.std)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        spec = self.spec
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            features = self._network(x)
+        # Powers of small activations underflow in half precision: pooling is always float32.
+        features = features.float()
+        if spec.center_bias:
+            features = features * _center_weight(features, spec.center_bias)
+        vectors = self._pool(features)
+        if spec.projection:
+            vectors = l2_normalize(vectors) if spec.l2_before_projection else vectors
+            vectors = nn.functional.linear(
+                vectors, self._extras["projection.weight"], self._extras.get("projection.bias")
+            )
+        return l2_normalize(vectors)
+
+    def _pool_scales(self, per_scale: list[Tensor]) -> Tensor:
+        spec = self.spec
+        if spec.scale_pooling == "signed":
+            return signed_power_mean(per_scale, 3.0)
+        if spec.scale_pooling == "power" and spec.pooling == "gem" and not (spec.projection or spec.regional):
+            p = spec.gem_p if spec.gem_p is not None else _need(self._extras, "pool.p", spec)
+            return power_mean(per_scale, p)
+        return power_mean(per_scale, 1.0)
+
+
+def _pooling(spec: Spec, extras: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    whiten: Callable[[Tensor], Tensor] | None = None
+    if spec.regional:
+        weight, bias = _need(extras, "regional.weight", spec), extras.get("regional.bias")
+
+        def whiten(x: Tensor) -> Tensor:
+            return nn.functional.linear(x, weight, bias)
+
+    p: float | Tensor = 3.0
+    if spec.pooling == "gem":
+        learned = "regional.p" if spec.regional else "pool.p"
+        p = spec.gem_p if spec.gem_p is not None else _need(extras, learned, spec)
+    plain: dict[str, Callable[[Tensor], Tensor]] = {
+        "gem": lambda x: gem(x, p),
+        "mac": mac,
+        "spoc": spoc,
+        "crow": crow,
+        "rmac": mac,
+        "raac": lambda x: raac(x, spec.raac_grid),
+    }
+    pool = plain[spec.pooling]
+    if spec.regional or spec.pooling == "rmac":
+        return lambda x: regional(x, pool=pool, levels=spec.rmac_levels, whiten=whiten)
+    return pool
+
+
+def _need(extras: dict[str, Tensor], name: str, spec: Spec) -> Tensor:
+    if name not in extras:
+        raise UserError(
+            f"weights {spec.origin or spec.weights.uri}", f"hold no {name}", "correct the recipe or --model"
+        )
+    return extras[name]
+
+
+def _resized(pixels_nhwc: np.ndarray, scale: float) -> np.ndarray:  # type: ignore[type-arg]
+    height, width = pixels_nhwc.shape[1:3]
+    size = (max(1, int(0.5 + scale * width)), max(1, int(0.5 + scale * height)))
+    bilinear = PillowImage.Resampling.BILINEAR
+    return np.stack([np.asarray(PillowImage.fromarray(image).resize(size, bilinear)) for image in pixels_nhwc])
+
+
+def _center_weight(features: Tensor, bias: float) -> Tensor:
+    # DIR's center_bias: a 4x4 map of ones whose middle 2x2 is 1 + bias, stretched over the feature map.
+    grid = torch.ones(1, 1, 4, 4, device=features.device)
+    grid[:, :, 1:3, 1:3] += bias
+    return nn.functional.interpolate(grid, size=features.shape[-2:], mode="bilinear", align_corners=True)

@@ -1,0 +1,1 @@
+"""Pure maths on tensors: backbones, pooling, regions, normalisation. No files, no images, no configuration."""

@@ -1,0 +1,65 @@
+"""Index kinds, one file each: train an empty index, fill it, merge parts, search. No storage, no manifests here.
+
+Every file a kind writes is self-contained; ids inside are `row_ids` (position << 32 | row, see core/types). The
+caller verifies digests before a path reaches `load`, `fill` or `merge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+from pipeline.core.specs import Spec
+from pipeline.core.types import Floats, Ints
+
+
+class Searcher(Protocol):
+    """One loaded index file."""
+
+    rows: int
+    dim: int
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Return (scores (q, k), ids (q, k)), best first, larger is better, id -1 where there are fewer than k.
+
+        queries: (q, d) float32, L2-normalised like the indexed vectors. exclude: sorted ids never to return.
+        Ties are ordered by id. Scores estimate the cosine; `exact` on the Spec tells whether they are exact.
+        """
+        ...
+
+
+class IndexSpec(Spec):
+    """Settings of an index kind. Fields left at None are chosen by `resolve` from the size of the collection."""
+
+    family: ClassVar[str] = "pipeline.index"
+    suffix: ClassVar[str] = ".faiss"
+    exact: ClassVar[bool] = False
+    """True when scores are exact, so that no re-ranking can change the result."""
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Return a copy with every field set, from (n, d, memory budget); UserError when faiss cannot do it."""
+        raise NotImplementedError
+
+    def sample_rows(self, rows: int) -> int:
+        """Return how many of `rows` vectors training wants; 0 when the kind needs no training data."""
+        raise NotImplementedError
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+        """Write the trained empty index to `path`, from a sample (n, d) of L2-normalised float32 vectors."""
+        raise NotImplementedError
+
+    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+        """Add (position, vectors (n, d)) of each descriptor file to a copy of the trained index; return the rows.
+
+        A position may come in several consecutive batches: rows go on counting where its last batch ended.
+        """
+        raise NotImplementedError
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Merge index files into one; each part is (file, by how many positions its ids move). Return the rows."""
+        raise NotImplementedError
+
+    def load(self, path: Path, *, rows: int, dim: int) -> Searcher:
+        """Open a filled index for searching; IntegrityError unless kind, rows and dim are as stated."""
+        raise NotImplementedError

@@ -1,0 +1,197 @@
+"""Catalog: the one object that decides every location in a ROOT, and through which everything is read and committed.
+
+Everything named in a snapshot is read with its size and sha256 verified. A snapshot is committed by create-if-absent
+of the next number; who reads the name back and finds another writer has lost. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from pipeline.core.artifacts import fetch_artifact, file_digest, read_artifact
+from pipeline.core.errors import (
+    CommitUnknownError,
+    ConflictError,
+    ExistsError,
+    IntegrityError,
+    NotFoundError,
+    SightlineError,
+    TransientError,
+    UserError,
+)
+from pipeline.core.specs import canonical, explain
+from pipeline.core.storage import Store, public_url
+from pipeline.core.types import Artifact, Record
+from pipeline.publish.snapshot import FORMAT, Snapshot, parse_snapshot, snapshot_bytes
+
+M = TypeVar("M", bound=Record)
+
+
+class Format(Record):
+    """Content of format.json."""
+
+    format: int
+
+
+class Catalog:
+    """A ROOT: where things lie, and safe ways to read, write and commit them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.shown = public_url(store.url)
+
+    # Locations ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def snapshot_name(version: int) -> str:
+        """Where snapshot `version` lies; also the commit point."""
+        return f"snapshots/{version:08d}.json"
+
+    @staticmethod
+    def descriptor_name(recipe_id: str, shard_id: str, writer: str) -> str:
+        """Where a writer stages a shard's descriptor file."""
+        return f"descriptors/{recipe_id}/{shard_id}-{writer}.parquet"
+
+    @staticmethod
+    def rejects_name(recipe_id: str, shard_id: str, writer: str) -> str:
+        """Where a writer stages the list of a shard's images that were not indexed."""
+        return f"descriptors/{recipe_id}/{shard_id}-{writer}.rejects.parquet"
+
+    @staticmethod
+    def record_name(recipe_id: str, shard_id: str) -> str:
+        """Where the completion record of a shard lies: the truth about which file counts."""
+        return f"descriptors/{recipe_id}/{shard_id}.json"
+
+    @staticmethod
+    def artifact_record_name(key: str) -> str:
+        """Where the completion record of a fit or a training lies; key is a digest of what went in."""
+        return f"artifacts/records/{key}.json"
+
+    @staticmethod
+    def index_record_name(index_id: str, key: str) -> str:
+        """Where the completion record of a filled index shard lies; key is a digest of what went in."""
+        return f"indexes/{index_id}/{key}.json"
+
+    # Objects by digest ---------------------------------------------------------------------------------------------
+
+    def put_artifact(self, data: bytes, filename: str) -> Artifact:
+        """Store bytes under their digest, once."""
+        sha = hashlib.sha256(data).hexdigest()
+        return self._stage(data, f"artifacts/{sha}/{filename}", sha)
+
+    def put_manifest(self, data: bytes) -> Artifact:
+        """Store a manifest's bytes under their digest, once."""
+        sha = hashlib.sha256(data).hexdigest()
+        return self._stage(data, f"manifests/{sha}.parquet", sha)
+
+    def _stage(self, data: bytes, name: str, sha: str) -> Artifact:
+        # The name says the content, so an object already there with the right size needs no second write.
+        if not (self.store.exists(name) and self.store.stat(name).size == len(data)):
+            self.store.write(name, data)
+        return Artifact(uri=name, sha256=sha, bytes=len(data))
+
+    def upload(self, path: Path, name: str) -> Artifact:
+        """Store a local file under a name that nobody else writes."""
+        artifact = Artifact(uri=name, sha256=file_digest(path), bytes=path.stat().st_size)
+        self.store.upload(path, name)
+        return artifact
+
+    def upload_index(self, path: Path, index_id: str, suffix: str) -> Artifact:
+        """Store an index shard under its digest."""
+        return self.upload(path, f"indexes/{index_id}/{file_digest(path)}{suffix}")
+
+    def upload_artifact(self, path: Path, filename: str) -> Artifact:
+        """Store a local file as an artifact under its digest."""
+        return self.upload(path, f"artifacts/{file_digest(path)}/{filename}")
+
+    def read(self, artifact: Artifact) -> bytes:
+        """Return an artifact's bytes, verified."""
+        return read_artifact(self.store, artifact)
+
+    def fetch(self, artifact: Artifact, folder: Path) -> Path:
+        """Return a local path of an artifact, verified; remote stores download into `folder`."""
+        return fetch_artifact(self.store, artifact, folder)
+
+    # Completion records -----------------------------------------------------------------------------------------
+
+    def record(self, name: str, model: type[M]) -> M | None:
+        """Return a completion record, or None when the work has not been completed."""
+        try:
+            return model.model_validate_json(self.store.read(name))
+        except NotFoundError:
+            return None
+        except ValidationError as error:
+            raise IntegrityError(name, f"is malformed ({explain(error)})") from None
+
+    def complete(self, name: str, value: M) -> M:
+        """Record that work is complete, unless somebody already has; return the record that counts."""
+        try:
+            self.store.put_if_absent(name, canonical(value.model_dump(mode="json")))
+        except ExistsError:
+            winner = self.record(name, type(value))
+            assert winner is not None, "completion records are never deleted while work goes on"
+            return winner
+        return value
+
+    # Snapshots ----------------------------------------------------------------------------------------------------
+
+    def versions(self) -> list[int]:
+        """Return the committed versions, ascending."""
+        stems = (Path(entry.path).stem for entry in self.store.list("snapshots"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def load(self, version: int) -> Snapshot:
+        """Return a snapshot, verified against its own digest and number."""
+        name = self.snapshot_name(version)
+        try:
+            snapshot = parse_snapshot(self.store.read(name), name)
+        except NotFoundError:
+            raise UserError(f"{self.shown}", f"has no snapshot {version}", "see `sightline status`") from None
+        if snapshot.version != version:
+            raise IntegrityError(name, f"says it is snapshot {snapshot.version}")
+        return snapshot
+
+    def head(self) -> Snapshot | None:
+        """Return the latest snapshot, or None in a new ROOT; refuses a ROOT of a newer format."""
+        versions = self.versions()
+        if not versions:
+            return None
+        known = self.record("format.json", Format)
+        if known is not None and known.format > FORMAT:
+            raise SightlineError(f"{self.shown}: format {known.format} is newer than this release; upgrade Sightline")
+        return self.load(versions[-1])
+
+    def require_head(self) -> Snapshot:
+        """Return the latest snapshot; a UserError when nothing has been published here."""
+        head = self.head()
+        if head is None:
+            raise UserError(self.shown, "has no snapshot", "publish one with `sightline index SOURCE ROOT`")
+        return head
+
+    def commit(self, snapshot: Snapshot) -> Snapshot:
+        """Publish a snapshot under its number. ConflictError names the winner; CommitUnknownError deletes nothing."""
+        name = self.snapshot_name(snapshot.version)
+        data = snapshot_bytes(snapshot)
+        self.complete("format.json", Format(format=FORMAT))
+        try:
+            self.store.put_if_absent(name, data)
+        except (ExistsError, TransientError) as error:
+            # A retried request can meet its own first try, and a timeout can have succeeded: only reading back tells.
+            try:
+                found = self.store.read(name)
+            except (NotFoundError, TransientError):
+                raise CommitUnknownError(
+                    f"{self.shown}: whether snapshot {snapshot.version} was committed could not be "
+                    f"established ({error}); run the same command again, nothing was deleted"
+                ) from None
+            if found != data:
+                winner = parse_snapshot(found, name)
+                raise ConflictError(
+                    f"{self.shown}: snapshot {snapshot.version} was committed by writer {winner.writer} while writer "
+                    f"{snapshot.writer} was working; run the same command again, finished shards are not redone"
+                ) from None
+        return snapshot

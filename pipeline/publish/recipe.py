@@ -1,0 +1,74 @@
+"""Recipe: everything that decides what is published from a collection, as one value. It runs nothing.
+
+Two fingerprints (infra/decisions/0001): `descriptor_id` covers what changes a descriptor file, so adding an index kind
+extracts nothing anew; `fingerprint` covers all of it. The location of SOURCE is in neither: a snapshot records it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from pipeline.core.specs import Spec, digest_of, fingerprint_payload, spec_from_json
+from pipeline.core.types import DType
+from pipeline.whiten import WhitenSpec
+
+
+def _parse(family: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: spec_from_json(family, value) if isinstance(value, dict) else value)
+
+
+_TO_JSON = PlainSerializer(lambda spec: spec.to_json(), return_type=dict[str, Any])
+
+AnySource = Annotated[Spec, _parse("pipeline.sources"), _TO_JSON]
+AnyExtract = Annotated[Spec, _parse("pipeline.extract"), _TO_JSON]
+AnyIndex = Annotated[Spec, _parse("pipeline.index"), _TO_JSON]
+
+
+class Recipe(BaseModel):
+    """source + extractor + whitening + indexes; kinds are looked up in their families when it is read.
+
+    Typed as plain Specs here, because publishing needs nothing of them but their JSON and fingerprint.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: AnySource
+    extractor: AnyExtract
+    whiten: WhitenSpec | None = None
+    dtype: DType = "float16"
+    indexes: tuple[AnyIndex, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over everything."""
+        return digest_of(_payload(self))
+
+    @property
+    def descriptor_id(self) -> str:
+        """Names the folder of descriptor files: the recipe without its indexes."""
+        return digest_of(_payload(self.model_copy(update={"indexes": ()})))[:20]
+
+    def index_id(self, spec: Spec) -> str:
+        """Names the folder of one index kind over these descriptors."""
+        return digest_of({"descriptors": self.descriptor_id, "index": spec.fingerprint})[:20]
+
+    @property
+    def raw(self) -> Recipe:
+        """The recipe whose descriptors whitening is fitted from: unwhitened, in full precision, without indexes."""
+        return self.model_copy(update={"whiten": None, "dtype": "float32", "indexes": ()})
+
+    @property
+    def declared(self) -> Recipe:
+        """The recipe as a user states it: without the digest that fitting filled in."""
+        if self.whiten is None or self.whiten.method == "file":
+            return self
+        return self.model_copy(update={"whiten": self.whiten.model_copy(update={"artifact": None})})
+
+
+def _payload(recipe: Recipe) -> dict[str, Any]:
+    payload = fingerprint_payload(recipe)
+    if recipe.whiten is not None and recipe.whiten.artifact is not None:
+        payload["whiten"] = {"sha256": recipe.whiten.artifact.sha256}
+    return payload

@@ -1,0 +1,65 @@
+"""Runner: carries out one task over many items and yields outcomes as they come. Errors are values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.types import Outcome
+
+T = TypeVar("T")
+R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+MAX_ATTEMPTS = 3
+"""After so many lost workers or transient errors an item is set aside as poison."""
+
+
+class Task(Protocol[T_contra, R_co]):
+    """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs."""
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether a worker of this task wants a GPU where there is one."""
+        ...
+
+    def open(self) -> Callable[[T_contra], R_co]:
+        """Load and return the function from item to result. A UserError here ends the run."""
+        ...
+
+
+class Runner(Protocol):
+    """Carries out tasks. Items are pulled as workers become free; outcomes come in order of completion."""
+
+    name: str
+
+    def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield one Outcome per item. UserErrors of a task's `open` are raised; errors of items are values."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything that was started."""
+        ...
+
+
+def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T, R]:
+    """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback."""
+    started = time.perf_counter()
+    try:
+        value = function(item)
+    except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
+        line = describe(error)
+        return Outcome(item=item, value=None, error=line, seconds=time.perf_counter() - started, attempts=attempts)
+    return Outcome(item=item, value=value, seconds=time.perf_counter() - started, attempts=attempts)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line; errors that are not ours are named by their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text}"
+
+
+__all__ = ["MAX_ATTEMPTS", "Outcome", "Runner", "Task", "UserError", "attempt", "describe"]

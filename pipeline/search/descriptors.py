@@ -1,0 +1,74 @@
+"""Stored descriptors of a snapshot, by (file, row): exact scores, and the names of images. Reads, never writes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.types import DescriptorFile, Floats, Ints
+from pipeline.publish.catalog import Catalog
+from pipeline.search.merge import Candidates, ranked
+from pipeline.table import DescriptorReader
+
+_OPEN_FILES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a result is called."""
+
+    key: str
+    uri: str
+
+
+class StoredDescriptors:
+    """Random access to descriptor files, each verified against its digest when it is first opened."""
+
+    def __init__(self, catalog: Catalog, files: Sequence[DescriptorFile], folder: Path) -> None:
+        self._catalog, self._files, self._folder = catalog, files, folder
+        self._open: OrderedDict[int, DescriptorReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _reader(self, number: int) -> DescriptorReader:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        artifact = self._files[number].artifact
+        reader = DescriptorReader(self._catalog.fetch(artifact, self._folder), artifact.uri)
+        self._open[number] = reader
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)
+        return reader
+
+    def vectors(self, file: Ints, row: Ints) -> Floats:
+        """Return the stored descriptors (m, d) of the given rows."""
+        dim = self._files[0].dim if self._files else 0
+        out = np.zeros((len(file), dim), np.float32)
+        with self._lock:
+            for number in np.unique(file):
+                mine = np.flatnonzero(file == number)
+                out[mine] = self._reader(int(number)).take_vectors(row[mine])
+        return out
+
+    def names(self, file: Ints, row: Ints) -> list[Named]:
+        """Return keys and URIs of the given rows."""
+        out: list[Named | None] = [None] * len(file)
+        with self._lock:
+            for number in np.unique(file):
+                mine = np.flatnonzero(file == number)
+                table = self._reader(int(number)).take(row[mine], ["key", "uri"])
+                for place, values in zip(mine, table.to_pylist(), strict=True):
+                    out[int(place)] = Named(**values)
+        return [name for name in out if name is not None]
+
+    def rerank(self, query: Floats, candidates: Candidates) -> Candidates:
+        """Score candidates exactly: dot products of the query (d,) with stored descriptors, best first."""
+        if not len(candidates):
+            return candidates
+        exact = self.vectors(candidates.file, candidates.row) @ query
+        return ranked([Candidates(score=exact.astype(np.float32), file=candidates.file, row=candidates.row)])

@@ -1,0 +1,179 @@
+"""Search over one published snapshot: fan out over index shards, merge, drop tombstones, re-rank exactly.
+
+Opens what the snapshot names, verified; publishes nothing. Queries are vectors here; query.py makes them from images.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from pipeline.core.errors import UserError
+from pipeline.core.storage import open_store
+from pipeline.core.types import Floats, IndexShard, Ints
+from pipeline.index import IndexSpec, Searcher
+from pipeline.publish import manifests
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.lists import load_lists
+from pipeline.publish.snapshot import Snapshot
+from pipeline.search.descriptors import StoredDescriptors
+from pipeline.search.expand import expand
+from pipeline.search.merge import Candidates, located, ranked
+
+PREFERENCE = ("flat", "ivfpq")
+"""Which index answers when the caller names none: the exact one, else the best approximate one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One result; score is the cosine with the query."""
+
+    key: str
+    score: float
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """index "" takes the snapshot's best. rerank: candidates scored exactly, None for max(100, 10 k), 0 for none.
+
+    expand: (K, ALPHA) of query expansion, after which the search is made anew.
+    """
+
+    k: int = 10
+    index: str = ""
+    rerank: int | None = None
+    expand: tuple[int, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    searcher: Searcher
+    files: Ints
+    exclude: Ints
+
+
+class SearchIndex:
+    """An opened snapshot; thread-safe. Close it, or use it as a context manager, to remove downloaded copies."""
+
+    def __init__(self, catalog: Catalog, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._catalog = catalog
+        self._folder = tempfile.TemporaryDirectory(prefix="sightline-search-")
+        path = Path(self._folder.name)
+
+        lists = load_lists(catalog, snapshot)
+        files = list(manifests.descriptor_files(lists.descriptors))
+        self._shards = manifests.index_shards(lists.indexes)
+        self._number = {file.id: number for number, file in enumerate(files)}
+        self._dead = {t.file: np.array(t.rows, np.int64) for t in manifests.tombstones(lists.tombstones)}
+        self.images = sum(f.rows for f in files) - sum(len(r) for name, r in self._dead.items() if name in self._number)
+        self.dim = files[0].dim if files else 0
+        self.stored = StoredDescriptors(catalog, files, path)
+        self._parts: dict[str, list[_Part]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, root: str, version: int | None = None) -> Self:
+        """Open the latest snapshot of ROOT, or a given one."""
+        catalog = Catalog(open_store(root))
+        return cls(catalog, catalog.require_head() if version is None else catalog.load(version))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove downloaded copies."""
+        self._folder.cleanup()
+
+    @property
+    def kinds(self) -> list[str]:
+        """Index kinds of the snapshot, the preferred one first."""
+        there = [spec.kind for spec in self.snapshot.recipe.indexes]
+        return sorted(there, key=lambda kind: PREFERENCE.index(kind) if kind in PREFERENCE else len(PREFERENCE))
+
+    def spec(self, kind: str) -> IndexSpec:
+        """Return the settings of an index kind; "" means the preferred one."""
+        wanted = kind or (self.kinds[0] if self.kinds else "")
+        for spec in self.snapshot.recipe.indexes:
+            if spec.kind == wanted and isinstance(spec, IndexSpec):
+                return spec
+        known = ", ".join(self.kinds) or "none"
+        raise UserError(f"--index {kind}", f"is not in this snapshot, which has {known}", "choose one of those")
+
+    def search(self, queries: Floats, options: SearchOptions) -> list[list[Hit]]:
+        """Return the k best hits of each query (q, d), best first."""
+        results = self.candidates(queries, options)
+        return [self.hits(found) for found in results]
+
+    def hits(self, found: Candidates) -> list[Hit]:
+        """Return candidates with their names."""
+        names = self.stored.names(found.file, found.row)
+        scores = found.score.tolist()
+        return [Hit(key=name.key, score=score, uri=name.uri) for name, score in zip(names, scores, strict=True)]
+
+    def candidates(self, queries: Floats, options: SearchOptions) -> list[Candidates]:
+        """Return the k best rows of each query, ranked, without their names."""
+        if queries.ndim != 2 or (self.images and queries.shape[1] != self.dim):
+            raise UserError("query", f"has {queries.shape[-1]} dimensions, the snapshot {self.dim}", "use its recipe")
+        if options.expand is not None:
+            queries = self._expanded(queries, options)
+        return self._search(queries, options)
+
+    def _search(self, queries: Floats, options: SearchOptions) -> list[Candidates]:
+        spec = self.spec(options.index)
+        depth = options.k
+        rerank = 0 if spec.exact else (max(100, 10 * options.k) if options.rerank is None else options.rerank)
+        depth = max(depth, rerank)
+        per_query: list[list[Candidates]] = [[] for _ in range(len(queries))]
+        for part in self._opened(spec):
+            live = part.searcher.rows - len(part.exclude)
+            if live > 0:
+                scores, ids = part.searcher.search(queries, min(depth, live), exclude=part.exclude)
+                for number, found in enumerate(per_query):
+                    found.append(located(scores[number], ids[number], part.files))
+        merged = [ranked(found).first(depth) if found else _NOTHING for found in per_query]
+        if rerank:
+            merged = [self.stored.rerank(query, found) for query, found in zip(queries, merged, strict=True)]
+        return [found.first(options.k) for found in merged]
+
+    def _expanded(self, queries: Floats, options: SearchOptions) -> Floats:
+        assert options.expand is not None, "called for query expansion only"
+        k, alpha = options.expand
+        plain = SearchOptions(k=k, index=options.index, rerank=options.rerank)
+        out = []
+        for query, found in zip(queries, self._search(queries, plain), strict=True):
+            near = self.stored.vectors(found.file, found.row)
+            out.append(expand(query[None], near[None], alpha)[0] if len(near) else query)
+        return np.stack(out)
+
+    def _opened(self, spec: IndexSpec) -> list[_Part]:
+        with self._lock:
+            if spec.kind not in self._parts:
+                mine = self.snapshot.recipe.index_id(spec)
+                self._parts[spec.kind] = [self._open(spec, s) for s in self._shards if s.fingerprint == mine]
+            return self._parts[spec.kind]
+
+    def _open(self, spec: IndexSpec, shard: IndexShard) -> _Part:
+        path = self._catalog.fetch(shard.artifact, Path(self._folder.name))
+        dead = [
+            (np.int64(position) << np.int64(32)) + self._dead[name]
+            for position, name in enumerate(shard.files)
+            if name in self._dead
+        ]
+        return _Part(
+            searcher=spec.load(path, rows=shard.rows, dim=self.dim),
+            files=np.array([self._number.get(name, -1) for name in shard.files], dtype=np.int64),
+            exclude=np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64),
+        )
+
+
+_NOTHING = Candidates(score=np.zeros(0, np.float32), file=np.zeros(0, np.int64), row=np.zeros(0, np.int64))

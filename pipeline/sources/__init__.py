@@ -1,0 +1,56 @@
+"""Sources: where images come from, one file per kind. A kind lists entries and yields images; it decodes nothing.
+
+`Source` is what a kind's `Spec.open(location)` returns. Keys are relative to SOURCE: a path, or for images inside a
+container "<container path>/<member>". All reading goes through pipeline.core.storage, so local and s3:// are one code.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from typing import ClassVar, Protocol
+
+from pipeline.core.specs import Spec
+from pipeline.core.types import Entry, Image, Reject, Shard
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
+MAX_IMAGE_BYTES = 256 << 20
+"""Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
+
+
+class Source(Protocol):
+    """One opened collection."""
+
+    skipped: int
+    """Objects passed over so far because they do not match; complete once `listing` is exhausted."""
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the entries in byte order of their paths; never holds them all when the store can stream."""
+        ...
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Yield every image of a shard in a fixed order; what cannot be read is a Reject.
+
+        Raises ShardError when the shard as a whole cannot be read to its end (truncated, corrupt container).
+        """
+        ...
+
+
+class SourceSpec(Spec):
+    """Settings of a source that change what is indexed. `match` selects images by a glob on their key."""
+
+    family: ClassVar[str] = "pipeline.sources"
+    packs: ClassVar[bool]
+    """True: an entry is one image, and the plan packs entries into shards. False: an entry is a shard."""
+
+    match: str = ""
+
+    def open(self, location: str) -> Source:
+        """Open SOURCE; a UserError when it is not there or not of this kind."""
+        raise NotImplementedError
+
+    def wants(self, key: str) -> bool:
+        """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""
+        if self.match:
+            return fnmatch.fnmatchcase(key, self.match)
+        return key.lower().endswith(IMAGE_SUFFIXES)

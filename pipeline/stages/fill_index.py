@@ -1,0 +1,95 @@
+"""Fill copies of a trained index with groups of descriptor files: index shards of bounded size, built side by side."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.specs import digest_of
+from pipeline.core.storage import open_store
+from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.recipe import Recipe
+from pipeline.stages.kinds import index_spec
+from pipeline.table import DescriptorReader
+
+_STREAM_ROWS = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillItem:
+    """One index shard to build: its kind, the trained index, and the descriptor files in order."""
+
+    kind: str
+    trained: Artifact
+    files: tuple[DescriptorFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillTask:
+    """Work for a runner: from a FillItem to an IndexShard."""
+
+    root: str
+    recipe: Recipe
+
+    uses_gpu = False
+
+    def open(self) -> FillTask:
+        """Nothing to load."""
+        return self
+
+    def __call__(self, item: FillItem) -> IndexShard:
+        """Build and store; return what an earlier run stored when the same went in."""
+        catalog = Catalog(open_store(self.root))
+        spec = index_spec(self.recipe, item.kind)
+        index_id = self.recipe.index_id(spec)
+        record = catalog.index_record_name(index_id, self._key(item))
+        done = catalog.record(record, IndexShard)
+        if done is not None:
+            return done
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path = folder / f"filled{spec.suffix}"
+            rows = spec.fill(catalog.fetch(item.trained, folder), _vectors(catalog, item.files), path)
+            shard = IndexShard(
+                kind=item.kind,
+                fingerprint=index_id,
+                trained=item.trained,
+                artifact=catalog.upload_index(path, index_id, spec.suffix),
+                rows=rows,
+                files=tuple(file.id for file in item.files),
+            )
+        return catalog.complete(record, shard)
+
+    @staticmethod
+    def _key(item: FillItem) -> str:
+        return digest_of({"fill": item.kind, "trained": item.trained.sha256, "files": [f.id for f in item.files]})
+
+
+def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tuple[int, Floats]]:
+    """Yield (position, vectors), a bounded number of rows at a time and one downloaded file at a time."""
+    for position, file in enumerate(files):
+        with tempfile.TemporaryDirectory() as folder:
+            reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
+            for batch in reader.batches(_STREAM_ROWS):
+                yield position, batch
+
+
+def groups(files: Sequence[DescriptorFile], max_rows: int) -> list[tuple[DescriptorFile, ...]]:
+    """Cut files, in order of their ids, into groups of at most `max_rows` rows; a larger file is a group by itself."""
+    result: list[tuple[DescriptorFile, ...]] = []
+    group: list[DescriptorFile] = []
+    held = 0
+    for file in sorted(files, key=lambda file: file.id):
+        if file.rows == 0:
+            continue
+        if group and held + file.rows > max_rows:
+            result.append(tuple(group))
+            group, held = [], 0
+        group.append(file)
+        held += file.rows
+    if group:
+        result.append(tuple(group))
+    return result

@@ -1,0 +1,107 @@
+"""Train the empty index of a kind, once, from a seeded sample over descriptor files; an artifact ever after.
+
+The sample depends on the files and the seed only. A completion record, keyed by what went in, keeps it for reruns.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.specs import digest_of
+from pipeline.core.storage import open_store
+from pipeline.core.types import Artifact, DescriptorFile, Floats
+from pipeline.index import IndexSpec
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.recipe import Recipe
+from pipeline.stages.fit import seeded_order
+from pipeline.table import DescriptorReader
+
+SPREAD = 4
+"""A sample is drawn from files that hold at least this many times its rows: few files, still a mixture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainItem:
+    """One kind to train: its resolved settings, and the files and row counts of its sample."""
+
+    spec: IndexSpec
+    files: tuple[DescriptorFile, ...]
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """Work for a runner: from a TrainItem to the Artifact of the trained empty index."""
+
+    root: str
+    recipe: Recipe
+    seed: int = 0
+
+    uses_gpu = True
+
+    def open(self) -> TrainTask:
+        """Nothing to load."""
+        return self
+
+    def __call__(self, item: TrainItem) -> Artifact:
+        """Train and store; return what an earlier run stored when the same went in."""
+        catalog = Catalog(open_store(self.root))
+        record = catalog.artifact_record_name(self._key(item))
+        done = catalog.record(record, Artifact)
+        if done is not None:
+            return done
+        with tempfile.TemporaryDirectory() as folder:
+            dim = item.files[0].dim
+            sample = (
+                read_sample(catalog, item.files, item.rows, self.seed) if item.rows else np.zeros((0, dim), np.float32)
+            )
+            path = Path(folder) / f"trained{item.spec.suffix}"
+            item.spec.train(sample, dim=dim, seed=self.seed, path=path)
+            return catalog.complete(record, catalog.upload_artifact(path, path.name))
+
+    def _key(self, item: TrainItem) -> str:
+        sample = [[file.shard_id, file.artifact.sha256] for file in item.files]
+        spec = item.spec.to_json()
+        what = {"train": self.recipe.descriptor_id, "spec": spec, "rows": item.rows, "seed": self.seed}
+        return digest_of({**what, "sample": sample})
+
+
+def train_item(
+    spec: IndexSpec, files: Sequence[DescriptorFile], *, memory_bytes: int | None, seed: int = 0
+) -> TrainItem:
+    """Choose the settings of a kind from the size of the collection, and the files its sample comes from."""
+    rows = sum(file.rows for file in files)
+    resolved = spec.resolve(rows=max(1, rows), dim=files[0].dim, memory_bytes=memory_bytes)
+    wanted = min(rows, resolved.sample_rows(rows))
+    chosen: list[DescriptorFile] = []
+    held = 0
+    for file in sorted(files, key=lambda file: seeded_order(seed, file.shard_id)):
+        if wanted and held >= SPREAD * wanted:
+            break
+        if file.rows:
+            chosen.append(file)
+            held += file.rows
+        if not wanted:
+            break
+    chosen = chosen or [files[0]]
+    return TrainItem(spec=resolved, files=tuple(sorted(chosen, key=lambda file: file.shard_id)), rows=wanted)
+
+
+def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, seed: int) -> Floats:
+    """Return `rows` vectors (rows, d) drawn without replacement from all rows of the files, in file order."""
+    counts = np.array([file.rows for file in files])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    picked = np.sort(np.random.default_rng(seed).choice(int(starts[-1]), size=rows, replace=False))
+    parts = []
+    for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
+        mine = picked[(picked >= start) & (picked < end)] - start
+        if len(mine):
+            with tempfile.TemporaryDirectory() as folder:
+                reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
+                parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
+    return np.concatenate(parts)
