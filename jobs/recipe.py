@@ -21,7 +21,7 @@ from pipeline.core.specs import explain, kinds
 from pipeline.core.storage import NotFoundError, public_url, split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.publish.recipe import Recipe
-from pipeline.whiten import Whitening, WhitenSpec, from_components
+from pipeline.whiten import Whitening, from_components
 
 DEFAULT_BACKBONE = "mobilenet_v2"
 DEFAULT_WEIGHTS = "imagenet"
@@ -104,7 +104,9 @@ def _read_recipe(name: str) -> dict[str, Any]:
         try:
             text = store.read(file)
         except NotFoundError:
-            raise UserError(f"--recipe {public_url(name)}", "is no file and no named recipe", f"named: {known}") from None
+            raise UserError(
+                f"--recipe {public_url(name)}", "is no file and no named recipe", f"named: {known}"
+            ) from None
     try:
         body = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -13,12 +13,12 @@ import json
 import pkgutil
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Artifact
 
-NOT_IN_FINGERPRINT = {"fingerprint": False}
+NOT_IN_FINGERPRINT: dict[str, JsonValue] = {"fingerprint": False}
 """Pass as `Field(json_schema_extra=NOT_IN_FINGERPRINT)` for a field that only labels and changes no output."""
 
 

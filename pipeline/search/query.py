@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 
+from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.storage import Store
-from pipeline.core.artifacts import read_artifact
 from pipeline.core.types import Floats
 from pipeline.decode import Resize, decode
 from pipeline.extract import ExtractSpec

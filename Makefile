@@ -1,0 +1,49 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# cpu or gpu: which faiss; they exclude each other.
+FAISS ?= cpu
+
+.PHONY: help setup demo check format test test-ray test-s3 test-gpu bench clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(FAISS),dev]'
+	@touch $@
+
+setup: $(READY) ## Install everything into .venv
+
+demo: $(READY) ## Generate scenes, index them on local Ray, update, query, evaluate; writes demo/index.html
+	$(BIN)/python -m jobs.demo
+
+check: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(READY) ## Quick tests: CPU, offline, without Ray
+	$(BIN)/python -m pytest -n auto
+
+test-ray: $(READY) ## Tests on a local Ray
+	$(BIN)/python -m pytest -m ray
+
+test-s3: $(READY) ## Tests against an S3 server
+	$(BIN)/python -m pytest -m s3
+
+test-gpu: $(READY) ## Tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(READY) ## Benchmarks, as ratios within one run
+	$(BIN)/python -m pytest -m bench -s
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,139 @@
+"""What a person or a script sees: one JSON object on stdout, or a few lines; errors as one line on stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.index import IndexReport
+from jobs.weights import RANDOM
+from pipeline.stages.kinds import extract_spec
+
+RANDOM_NOTICE = (
+    "the weights are random ({origin}), as asked for: results show the pipeline, not what trained weights find"
+)
+
+
+def emit(data: dict[str, Any], *, as_json: bool, lines: list[str] | None = None) -> None:
+    """Print the JSON object, or the lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False))
+    else:
+        for line in lines or []:
+            console.print(line, markup=False)
+
+
+def notices(label: str) -> list[str]:
+    """Return what must be said about a descriptor wherever its results are shown."""
+    origin = label.rpartition("(")[2].rstrip(")")
+    return [f"note: {RANDOM_NOTICE.format(origin=origin)}"] if origin.startswith(RANDOM) else []
+
+
+def index_json(report: IndexReport) -> dict[str, Any]:
+    """Return the JSON of an indexing run."""
+    plan = report.plan
+    return {
+        "snapshot": report.snapshot,
+        "published": report.published,
+        "images": report.images,
+        "seconds": round(sum(report.seconds.values()), 3),
+        "phases": report.seconds,
+        "descriptor": extract_spec(report.recipe).label,
+        "recipe": report.recipe.fingerprint,
+        "plan": {
+            "add": plan.count("add"),
+            "keep": plan.count("keep"),
+            "drop": plan.count("drop"),
+            "bytes": plan.bytes_to_read,
+            "reason": plan.reason,
+        },
+        "skipped": report.skipped,
+        "set_aside": report.set_aside,
+        "past_gate": report.past_gate,
+    }
+
+
+def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
+    """Return an indexing run in words."""
+    images = report.images
+    label = extract_spec(report.recipe).label
+    if dry_run:
+        plan = report.plan
+        shards = len(plan.of("add")["shard"].unique())
+        return [
+            f"would extract {plan.count('add')} entries in {shards} shards ({human_bytes(plan.bytes_to_read)}), "
+            f"keep {plan.count('keep')}, drop {plan.count('drop')}: {plan.reason}",
+            f"descriptor: {label}; indexes: {', '.join(spec.kind for spec in report.recipe.indexes)}",
+            *notices(label),
+        ]
+    if report.past_gate:
+        return [report.past_gate]
+    if not report.published:
+        return [f"snapshot {report.snapshot} is up to date: {report.plan.reason}"]
+    return [
+        f"published snapshot {report.snapshot}: {images['indexed']} images "
+        f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
+        f"descriptor: {label}",
+        *notices(label),
+        *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
+    ]
+
+
+def status_lines(data: dict[str, Any]) -> list[str]:
+    """Return a ROOT's status in words."""
+    recipe = data["recipe"]
+    whiten = recipe["whiten"]
+    lines = [
+        f"snapshot {data['snapshot']} of {data['created_at']}: {data['images']} images from {data['source']}",
+        f"  seen {data['seen']}, rejected {data['rejected']}, duplicates {data['duplicates']}, "
+        f"tombstones {data['tombstones']}",
+        f"  descriptor {data['descriptor']}, {recipe['dtype']}, "
+        + (f"whitened by {whiten['method']}" if whiten else "not whitened"),
+        f"  recipe {recipe['fingerprint'][:12]}, {data['descriptors']['files']} descriptor files, "
+        f"{human_bytes(data['descriptors']['bytes'])}",
+    ]
+    for index in data["indexes"]:
+        lines.append(
+            f"  {index['kind']}: {index['rows']} rows in {index['shards']} shards, {human_bytes(index['bytes'])}"
+        )
+    lines += [f"  set aside: {shard}" for shard in data["set_aside"]]
+    lines.append("history")
+    for row in data["history"]:
+        lines.append(
+            f"  {row['snapshot']:>4}  {row['created_at']}  {row['images']} images  +{row['added']} -{row['removed']}"
+            f"  {row['seconds']:.1f} s  recipe {row['recipe']}"
+        )
+    return [*lines, *notices(data["descriptor"])]
+
+
+def print_hits(data: dict[str, Any]) -> None:
+    """Print query results as tables."""
+    console = Console(highlight=False, soft_wrap=True)
+    for result in data["results"]:
+        table = Table(title=f"{result['query']}  ({data['index']}, snapshot {data['snapshot']})", title_justify="left")
+        table.add_column("#", justify="right")
+        table.add_column("score", justify="right")
+        table.add_column("key", overflow="fold")
+        for place, hit in enumerate(result["hits"], start=1):
+            table.add_row(str(place), f"{hit['score']:.4f}", _plain(hit["key"]))
+        console.print(table)
+    for line in notices(data["descriptor"]):
+        console.print(line, markup=False)
+
+
+def _plain(text: str) -> str:
+    # Keys are foreign text: neither console markup nor control characters may act on the terminal.
+    return "".join(c if c.isprintable() else "\\x%02x" % ord(c) for c in text).replace("[", "\\[")
+
+
+def human_bytes(count: float) -> str:
+    """Return a size in the unit that keeps it short."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

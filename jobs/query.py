@@ -1,0 +1,66 @@
+"""`sightline query`: images in, the most similar indexed images out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jobs._main import run_module
+from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.storage import open_store, public_url, split_location
+from pipeline.core.types import Floats
+from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.search.query import Box, QueryExtractor
+from pipeline.stages.extract import choose_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryOptions:
+    """A query run. box (x, y, width, height), in pixels of the image, applies to every query image."""
+
+    root: str
+    images: Sequence[str]
+    search: SearchOptions = SearchOptions()
+    box: Box | None = None
+    device: str = "auto"
+    version: int | None = None
+
+
+def query(options: QueryOptions) -> dict[str, Any]:
+    """Return {"snapshot", "index", "descriptor", "results": [{"query", "hits": [{"key", "score", "uri"}]}]}."""
+    with SearchIndex.open(options.root, options.version) as index:
+        extractor = QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
+        vectors = [extractor.vector(read_image(name), public_url(name), options.box) for name in options.images]
+        kind = index.spec(options.search.index).kind
+        found = index.search(stacked(vectors, index.dim), options.search)
+    results = [
+        {"query": public_url(name), "hits": [vars(hit) for hit in hits]}
+        for name, hits in zip(options.images, found, strict=True)
+    ]
+    return {
+        "snapshot": index.snapshot.version,
+        "index": kind,
+        "descriptor": index.snapshot.summary.origin,
+        "results": results,
+    }
+
+
+def read_image(location: str) -> bytes:
+    """Read one image from an allowed location; a UserError when it is not there."""
+    store, name = split_location(location)
+    try:
+        return store.read(name)
+    except NotFoundError:
+        raise UserError(public_url(location), "does not exist", "check the path") from None
+
+
+def stacked(vectors: Sequence[Floats], dim: int) -> Floats:
+    """Stack vectors (d,) to (n, d), also when there are none."""
+    return np.stack(vectors) if vectors else np.zeros((0, dim), np.float32)
+
+
+if __name__ == "__main__":
+    run_module("query")

@@ -1,0 +1,72 @@
+"""`sightline status`: what a ROOT holds, its history and its sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs._main import run_module
+from pipeline.core.storage import open_store
+from pipeline.publish import manifests
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.lists import load_lists
+from pipeline.publish.snapshot import Snapshot
+from pipeline.stages.kinds import extract_spec
+
+
+def status(root: str) -> dict[str, Any]:
+    """Return the head, its history, its recipe and sizes, as the JSON that scripts rely on."""
+    catalog = Catalog(open_store(root))
+    head = catalog.require_head()
+    lists = load_lists(catalog, head)
+    shards = manifests.index_shards(lists.indexes)
+    summary = head.summary
+    descriptor_bytes = sum(a.bytes for a in manifests.artifact_column(lists.descriptors))
+    indexes = []
+    for spec in head.recipe.indexes:
+        mine = [shard for shard in shards if shard.kind == spec.kind]
+        indexes.append(
+            {
+                "kind": spec.kind,
+                "shards": len(mine),
+                "rows": sum(shard.rows for shard in mine),
+                "bytes": sum(shard.artifact.bytes for shard in mine),
+                "settings": spec.to_json(),
+            }
+        )
+    return {
+        "snapshot": head.version,
+        "created_at": head.created_at,
+        "source": head.source,
+        "images": summary.images,
+        "seen": summary.seen,
+        "rejected": summary.rejected,
+        "duplicates": summary.duplicates,
+        "set_aside": list(summary.set_aside),
+        "descriptor": extract_spec(head.recipe).label,
+        "recipe": {"fingerprint": head.recipe.fingerprint, **head.recipe.model_dump(mode="json")},
+        "descriptors": {
+            "files": lists.descriptors.num_rows,
+            "rows": manifests.total(lists.descriptors, "rows"),
+            "bytes": descriptor_bytes,
+        },
+        "tombstones": sum(len(t.rows) for t in manifests.tombstones(lists.tombstones)),
+        "indexes": indexes,
+        "history": [_history_row(catalog.load(version)) for version in catalog.versions()],
+    }
+
+
+def _history_row(snapshot: Snapshot) -> dict[str, Any]:
+    summary = snapshot.summary
+    return {
+        "snapshot": snapshot.version,
+        "created_at": snapshot.created_at,
+        "images": summary.images,
+        "added": summary.added,
+        "removed": summary.removed,
+        "seconds": round(sum(summary.seconds.values()), 3),
+        "recipe": snapshot.recipe.fingerprint[:12],
+    }
+
+
+if __name__ == "__main__":
+    run_module("status")

@@ -1,0 +1,191 @@
+"""Backbones: torchvision's networks cut to their feature maps, and tensors for them by name or seed.
+
+Cut points are cirtorch's where it has the network. Keys of the cut module are torchvision's own, so one safetensors
+file serves. Files and checkpoints are read elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from pipeline.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """channels of the map, its stride in pixels, and the smallest image side that forward takes."""
+
+    channels: int
+    stride: int
+    min_side: int
+    head: tuple[str, ...]
+    """Prefixes of the torchvision tensors that the cut leaves behind."""
+
+
+def _family(names: Mapping[str, int], stride: int, min_side: int, *head: str) -> dict[str, Backbone]:
+    return {n: Backbone(channels=c, stride=stride, min_side=min_side, head=head) for n, c in names.items()}
+
+
+BACKBONES: dict[str, Backbone] = {
+    **_family({"alexnet": 256}, 16, 31, "classifier."),
+    **_family({"vgg16": 512, "vgg19": 512}, 16, 16, "classifier."),
+    **_family({"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}, 32, 1, "fc."),
+    **_family(
+        {"densenet121": 1024, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920}, 32, 29, "classifier."
+    ),
+    **_family({"squeezenet1_0": 512}, 16, 21, "classifier."),
+    **_family({"squeezenet1_1": 512}, 16, 17, "classifier."),
+    **_family({"mobilenet_v2": 1280, "mobilenet_v3_small": 576, "mobilenet_v3_large": 960}, 32, 1, "classifier."),
+    **_family({"efficientnet_b0": 1280, "efficientnet_b1": 1280, "efficientnet_b2": 1408}, 32, 1, "classifier."),
+    **_family({"efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048}, 32, 1, "classifier."),
+    **_family({"efficientnet_b6": 2304, "efficientnet_b7": 2560}, 32, 1, "classifier."),
+    **_family({"convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024}, 32, 32, "classifier."),
+    **_family({"convnext_large": 1536}, 32, 32, "classifier."),
+    **_family({"vit_b_16": 768}, 16, 16, "heads."),
+}
+
+
+def build_backbone(name: str) -> nn.Module:
+    """Return the cut network, uninitialised: (N,3,H,W) float -> (N,C,h,w). eval mode, no gradients."""
+    # On "meta" no time is spent on an initialisation that loading overwrites anyway.
+    with torch.device("meta"):
+        full = _full(name)
+    network: nn.Module
+    if name.startswith("resnet"):
+        del full.fc
+        network = _ResNetMap(full)
+    elif name.startswith("densenet"):
+        network = _Features(full.features, relu=True)
+    elif name.startswith("vit"):
+        del full.heads
+        network = _ViTMap(full)
+    else:
+        # cirtorch leaves the last max-pool of AlexNet and VGG out: the map keeps its resolution.
+        layers = full.features
+        network = _Features(layers[:-1] if name.startswith(("alexnet", "vgg")) else layers)
+    return network.to_empty(device="cpu").eval().requires_grad_(False)
+
+
+def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors with torchvision's names; the classifier's are dropped, anything else must fit exactly.
+
+    fp16 tensors become fp32. UserError names the first tensors that are missing, left over or of another shape.
+    """
+    wanted = network.state_dict()
+    head = _head_prefixes(network)
+    given = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(head)}
+    # Checkpoints older than torch 0.4.1 have no step counter; it plays no part in inference.
+    for name in wanted:
+        if name.endswith("num_batches_tracked"):
+            given.setdefault(name, torch.zeros((), dtype=torch.long))
+    missing = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
+    shapes = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
+    for names, what in ((missing, "lack"), (extra, "hold, which this backbone has not,"), (shapes, "misshape")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError("weights", f"{what} {', '.join(names[:3])}{more}", "name the backbone they belong to")
+    network.load_state_dict(given, strict=True)
+
+
+def cut(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return only the tensors that the cut network of that name uses."""
+    wanted = build_backbone(name).state_dict()
+    return {key: value for key, value in tensors.items() if key in wanted}
+
+
+def random_tensors(name: str, seed: int) -> dict[str, Tensor]:
+    """Return torchvision's own initialisation under a seed, as the same values every time; global state untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = _full(name).state_dict()
+    return cut(name, state)
+
+
+def imagenet_tensors(name: str) -> dict[str, Tensor]:
+    """Return torchvision's IMAGENET1K_V1 weights (the ones the field compares with), from its cache or its server."""
+    _known(name)
+    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        file = weights.url.rsplit("/", 1)[-1]
+        raise UserError(
+            f"--weights imagenet for {name}",
+            f"are not in torchvision's cache and cannot be downloaded ({' '.join(str(error).split())[:80]})",
+            f"put {file} into {torch.hub.get_dir()}/checkpoints or name a file with --weights",
+        ) from None
+    return cut(name, state)
+
+
+def _known(name: str) -> Backbone:
+    if name not in BACKBONES:
+        raise UserError(f"--backbone {name}", "is not known", f"choose one of {', '.join(sorted(BACKBONES))}")
+    return BACKBONES[name]
+
+
+def _full(name: str) -> Any:
+    _known(name)
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
+    return ("heads.",) if isinstance(network, _ViTMap) else ("classifier.", "fc.")
+
+
+class _Features(nn.Module):
+    """Networks whose map is their `features`; densenet's still wants its last ReLU."""
+
+    def __init__(self, features: nn.Module, *, relu: bool = False) -> None:
+        super().__init__()
+        self.features = features
+        self._relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(x)
+        return y.relu() if self._relu else y
+
+
+class _ResNetMap(nn.Module):
+    """A ResNet up to layer4, with torchvision's names."""
+
+    def __init__(self, full: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu, self.maxpool = full.conv1, full.bn1, full.relu, full.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = full.layer1, full.layer2, full.layer3, full.layer4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        y: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return y
+
+
+class _ViTMap(nn.Module):
+    """A ViT's patch tokens as a map; position embeddings are interpolated to the image's own grid."""
+
+    def __init__(self, full: Any) -> None:
+        super().__init__()
+        self.conv_proj, self.class_token, self.encoder = full.conv_proj, full.class_token, full.encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.conv_proj(x)
+        n, c, h, w = patches.shape
+        tokens = torch.cat([self.class_token.expand(n, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        tokens = self.encoder.dropout(tokens + self._positions(h, w))
+        tokens = self.encoder.ln(self.encoder.layers(tokens))
+        return tokens[:, 1:].transpose(1, 2).reshape(n, c, h, w)
+
+    def _positions(self, h: int, w: int) -> Tensor:
+        embedding: Tensor = self.encoder.pos_embedding
+        side = round((embedding.shape[1] - 1) ** 0.5)
+        if (h, w) == (side, side):
+            return embedding
+        grid = embedding[:, 1:].transpose(1, 2).reshape(1, -1, side, side)
+        grid = nn.functional.interpolate(grid, size=(h, w), mode="bicubic", align_corners=False)
+        return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

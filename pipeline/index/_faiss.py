@@ -1,0 +1,104 @@
+"""What the faiss kinds share: guarded reading, id-mapped merging, searching with exclusions in a fixed order.
+
+Callers have verified digests; limits on what a file may make faiss allocate are set all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from pipeline.core.errors import IntegrityError
+from pipeline.core.types import Floats, Ints, row_ids
+
+SLACK = 64 << 20
+"""Bytes that an index file may legitimately need beyond its own size (tables that are computed on reading)."""
+
+
+def read(path: Path, *, mmap: bool = False) -> Any:
+    """Read an index file; IntegrityError when faiss refuses it."""
+    size = path.stat().st_size
+    faiss.set_deserialization_vector_byte_limit(size + SLACK)
+    flags = faiss.IO_FLAG_MMAP if mmap else 0
+    try:
+        return faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[-160:]
+        raise IntegrityError(path.name, f"is no index that faiss can read ({line})") from None
+
+
+def write(index: Any, path: Path) -> None:
+    """Write an index file."""
+    faiss.write_index(index, str(path))
+
+
+def numbered(batches: Iterable[tuple[int, Floats]]) -> Iterator[tuple[Floats, Ints]]:
+    """Give each batch its ids: rows of a position go on counting over its consecutive batches."""
+    current, start = -1, 0
+    for position, vectors in batches:
+        start = start if position == current else 0
+        ids = row_ids(position, start + len(vectors))[start:]
+        current, start = position, start + len(vectors)
+        yield np.ascontiguousarray(vectors, dtype=np.float32), ids
+
+
+def fill(trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+    """Add batches with their ids to a copy of the trained index; return the rows."""
+    index = read(trained)
+    for vectors, ids in numbered(batches):
+        if len(vectors):
+            index.add_with_ids(vectors, ids)
+    write(index, path)
+    return int(index.ntotal)
+
+
+def shifted(ids: Ints, positions: int) -> Ints:
+    """Move ids by a number of positions."""
+    return ids + (np.int64(positions) << np.int64(32))
+
+
+def merge_mapped(parts: Sequence[tuple[Path, int]], path: Path) -> int:
+    """Merge id-mapped flat-code indexes, moving each part's ids."""
+    first, move = parts[0]
+    merged = read(first)
+    shift_map(merged, move)
+    for part, positions in parts[1:]:
+        other = read(part)
+        shift_map(other, positions)
+        merged.merge_from(other)
+    write(merged, path)
+    return int(merged.ntotal)
+
+
+def shift_map(index: Any, positions: int) -> None:
+    """Move the ids of an IndexIDMap in place."""
+    ids = faiss.vector_to_array(index.id_map)
+    faiss.copy_array_to_vector(shifted(ids, positions), index.id_map)
+
+
+def expect(path: Path, index: Any, *, rows: int, dim: int, types: tuple[type, ...]) -> None:
+    """Raise IntegrityError unless an index is of one of the types, over `rows` vectors of length `dim`."""
+    if not isinstance(index, types):
+        raise IntegrityError(path.name, f"holds a {type(index).__name__}, not the kind its manifest names")
+    if (index.ntotal, index.d) != (rows, dim):
+        raise IntegrityError(path.name, f"holds {index.ntotal} x {index.d} vectors, {rows} x {dim} were recorded")
+
+
+def selector(exclude: Ints) -> Any:
+    """Return a faiss selector of everything but the ids given, and what it needs kept alive; None for no ids."""
+    if not len(exclude):
+        return None
+    batch = faiss.IDSelectorBatch(exclude)
+    return faiss.IDSelectorNot(batch), batch
+
+
+def in_order(scores: Floats, ids: Ints) -> tuple[Floats, Ints]:
+    """Order each row by decreasing score, ties by id; missing results (-1) last with score -inf."""
+    scores = np.where(ids < 0, -np.inf, scores).astype(np.float32)
+    keys = np.where(ids < 0, np.iinfo(np.int64).max, ids)
+    order = np.lexsort((keys, -scores), axis=1)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)

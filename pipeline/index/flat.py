@@ -1,0 +1,61 @@
+"""Flat: every vector as it is, exact inner products. The yardstick of the approximate kinds, and enough for 10^6 images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import faiss
+import numpy as np
+
+from pipeline.core.types import Floats, Ints
+from pipeline.index import IndexSpec, _faiss
+
+
+class Spec(IndexSpec):
+    """No settings: float32 vectors, 4 d bytes each."""
+
+    exact: ClassVar[bool] = True
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
+        """Nothing to choose."""
+        return self
+
+    def sample_rows(self, rows: int) -> int:  # noqa: ARG002 - no training
+        """No training data."""
+        return 0
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:  # noqa: ARG002 - no training
+        """Write the empty index."""
+        _faiss.write(faiss.IndexIDMap(faiss.IndexFlatIP(dim)), path)
+
+    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+        """Add vectors under their ids."""
+        return _faiss.fill(trained, batches, path)
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Concatenate."""
+        return _faiss.merge_mapped(parts, path)
+
+    def load(self, path: Path, *, rows: int, dim: int) -> FlatSearcher:
+        """Open for searching."""
+        index = _faiss.read(path)
+        _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIDMap,))
+        _faiss.expect(path, faiss.downcast_index(index.index), rows=rows, dim=dim, types=(faiss.IndexFlat,))
+        return FlatSearcher(index)
+
+
+class FlatSearcher:
+    """See pipeline.index.Searcher."""
+
+    def __init__(self, index: faiss.IndexIDMap) -> None:
+        self._index = index
+        self.rows, self.dim = int(index.ntotal), int(index.d)
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Return exact inner products."""
+        keep = _faiss.selector(exclude)
+        parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None
+        scores, ids = self._index.search(np.ascontiguousarray(queries), min(k, self.rows), params=parameters)
+        return _faiss.in_order(scores, ids)

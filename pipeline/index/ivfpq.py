@@ -1,0 +1,154 @@
+"""IVF-PQ: inverted lists of product-quantised residuals, by inner product; with an OPQ rotation where it pays.
+
+Settings left open are chosen from rows, dimension and memory budget, and checked against faiss's limits (those of its
+GPU indexes too) before any work starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.errors import UserError
+from pipeline.core.types import Floats, Ints
+from pipeline.index import IndexSpec, _faiss
+
+GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+"""Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
+GPU_NPROBE = 2048
+POINTS_PER_LIST = 39
+"""faiss's k-means asks for at least this many training points per centroid."""
+MAX_SAMPLE = 4_000_000
+OPQ_MIN_ROWS = 10_000
+"""Below, the rotation is fitted to noise; measured recall does not gain."""
+OVERHEAD = 8
+"""Bytes per row beside the code: the id."""
+
+
+class Spec(IndexSpec):
+    """nlist lists, m bytes per code (nbits each), opq rotation, nprobe lists searched. None is chosen by `resolve`."""
+
+    nlist: int | None = Field(default=None, ge=1)
+    m: int | None = Field(default=None, ge=1)
+    nbits: int = Field(default=8, ge=4, le=8)
+    opq: bool | None = None
+    nprobe: int | None = Field(default=None, ge=1)
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/8, ≤ 64), nprobe for good recall."""
+        nlist = self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
+        m = self.m or _code_size(dim, rows, memory_bytes)
+        if dim % m:
+            raise UserError(f"ivfpq m {m}", f"does not divide the dimension {dim}", f"use one of {_choices(dim)}")
+        if m not in GPU_M:
+            raise UserError(
+                f"ivfpq m {m}", "is not a code size that faiss's GPU index takes", f"use one of {_choices(dim)}"
+            )
+        nprobe = self.nprobe or min(GPU_NPROBE, max(1, min(nlist, 16), nlist // 16))
+        if nprobe > min(nlist, GPU_NPROBE):
+            raise UserError(f"ivfpq nprobe {nprobe}", f"exceeds {min(nlist, GPU_NPROBE)}", "search fewer lists")
+        opq = self.opq if self.opq is not None else rows >= OPQ_MIN_ROWS
+        return self.model_copy(update={"nlist": nlist, "m": m, "opq": opq, "nprobe": nprobe})
+
+    def sample_rows(self, rows: int) -> int:
+        """64 points per list, within bounds."""
+        assert self.nlist is not None, "settings are resolved before sampling"
+        return min(rows, MAX_SAMPLE, max(64 * self.nlist, 65_536))
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+        """Train quantisers. A sample smaller than the codebook is repeated: k-means wants as many points as centroids."""
+        assert self.nlist is not None, "settings are resolved before training"
+        assert self.m is not None, "settings are resolved before training"
+        assert self.nprobe is not None, "settings are resolved before training"
+        least = max(1 << self.nbits, self.nlist)
+        points = np.ascontiguousarray(
+            np.resize(sample, (max(len(sample), least), dim)) if len(sample) < least else sample
+        )
+        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, self.nlist, self.m, self.nbits, faiss.METRIC_INNER_PRODUCT)
+        for clustering in (ivf.cp, ivf.pq.cp):
+            clustering.seed, clustering.min_points_per_centroid = seed + 1234, 1
+        ivf.nprobe = self.nprobe
+        index: Any = ivf
+        if self.opq:
+            rotation = faiss.OPQMatrix(dim, self.m)
+            rotation.niter, rotation.verbose = 20, False
+            codebook = faiss.ProductQuantizer(dim, self.m, self.nbits)
+            codebook.cp.seed, codebook.cp.min_points_per_centroid = seed + 1234, 1
+            rotation.pq = codebook
+            rotation.train(points[: min(len(points), 65_536)])
+            index = faiss.IndexPreTransform(rotation, ivf)
+        index.train(points)
+        _faiss.write(index, path)
+
+    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+        """Add codes under their ids."""
+        return _faiss.fill(trained, batches, path)
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Merge inverted lists of indexes with the same quantisers."""
+        first, move = parts[0]
+        merged = _faiss.read(first)
+        if move:
+            raise UserError("ivfpq merge", "cannot move the first part", "give it position 0")
+        for part, positions in parts[1:]:
+            other = _faiss.read(part)
+            faiss.ivflib.check_compatible_for_merge(merged, other)
+            faiss.extract_index_ivf(merged).merge_from(faiss.extract_index_ivf(other), positions << 32)
+            merged.ntotal = faiss.extract_index_ivf(merged).ntotal
+        _faiss.write(merged, path)
+        return int(merged.ntotal)
+
+    def load(self, path: Path, *, rows: int, dim: int) -> IvfPqSearcher:
+        """Open for searching, inverted lists memory-mapped."""
+        index = _faiss.read(path, mmap=True)
+        _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIVFPQ, faiss.IndexPreTransform))
+        ivf = faiss.extract_index_ivf(index)
+        _faiss.expect(path, faiss.downcast_index(ivf), rows=rows, dim=dim, types=(faiss.IndexIVFPQ,))
+        return IvfPqSearcher(index, self.nprobe or int(ivf.nprobe))
+
+
+def _code_size(dim: int, rows: int, memory_bytes: int | None) -> int:
+    fitting = [m for m in GPU_M if dim % m == 0]
+    limit = min(64, max(8, dim // 8))
+    if memory_bytes is not None:
+        limit = memory_bytes // rows - OVERHEAD
+        if limit < 1:
+            least = (OVERHEAD + 1) * rows
+            raise UserError(f"ivfpq over {rows} rows", f"needs {least} bytes at least", "raise --index-memory")
+    return max(m for m in fitting if m <= max(1, limit))
+
+
+def _choices(dim: int) -> str:
+    return ", ".join(str(m) for m in GPU_M if dim % m == 0)
+
+
+class IvfPqSearcher:
+    """See pipeline.index.Searcher. Scores are inner products with the quantised vectors."""
+
+    def __init__(self, index: Any, nprobe: int) -> None:
+        self._index, self._nprobe = index, nprobe
+        self._transformed = isinstance(index, faiss.IndexPreTransform)
+        self.rows, self.dim = int(index.ntotal), int(index.d)
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Search nprobe lists, and all of them where those hold fewer than k."""
+        k = min(k, self.rows)
+        scores, ids = self._probe(queries, k, exclude, self._nprobe)
+        short = np.flatnonzero((ids < 0).any(axis=1)) if k <= self.rows - len(exclude) else np.zeros(0, np.int64)
+        if len(short):
+            more = faiss.extract_index_ivf(self._index).nlist
+            scores[short], ids[short] = self._probe(queries[short], k, exclude, more)
+        return _faiss.in_order(scores, ids)
+
+    def _probe(self, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
+        keep = _faiss.selector(exclude)
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **({"sel": keep[0]} if keep is not None else {}))
+        if self._transformed:
+            parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+        scores, ids = self._index.search(np.ascontiguousarray(queries), k, params=parameters)
+        return scores, ids

@@ -1,0 +1,90 @@
+"""LSH: sign bits of random projections (a rotation), ranked by Hamming distance. Small, quick to build, approximate.
+
+Codes are scanned whole; there is nothing to train but the seed of the rotation, and the bits' thresholds if asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from pydantic import Field
+
+from pipeline.core.errors import UserError
+from pipeline.core.types import Floats, Ints
+from pipeline.index import IndexSpec, _faiss
+
+MIN_BITS, MAX_BITS = 256, 4096
+_TRAIN_ROWS = 65_536
+
+
+class Spec(IndexSpec):
+    """nbits per vector (None: twice the dimension, within 256..4096). thresholds: split each bit at its median."""
+
+    nbits: int | None = Field(default=None, ge=8, le=1 << 16)
+    thresholds: bool = True
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Choose nbits from the dimension, within the memory budget; UserError when the budget has no room."""
+        if self.nbits is not None:
+            if self.nbits % 8:
+                raise UserError(f"lsh nbits {self.nbits}", "is not a multiple of 8", f"use {self.nbits // 8 * 8 + 8}")
+            return self
+        bits = min(MAX_BITS, max(MIN_BITS, 2 * dim))
+        if memory_bytes is not None:
+            bits = min(bits, 8 * memory_bytes // rows - 64)
+        bits = bits // 8 * 8
+        if bits < 64:
+            raise UserError(f"lsh over {rows} rows", "does not fit the memory budget", "give it 16 bytes per image")
+        return self.model_copy(update={"nbits": bits})
+
+    def sample_rows(self, rows: int) -> int:
+        """Enough for medians."""
+        return min(rows, _TRAIN_ROWS) if self.thresholds else 0
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+        """Draw the rotation, and set the thresholds to the sample's medians."""
+        assert self.nbits is not None, "settings are resolved before training"
+        index = faiss.IndexLSH(dim, self.nbits, True, self.thresholds)
+        index.rrot.init(seed + 5)
+        if self.thresholds:
+            index.train(np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32)))
+        index.is_trained = True
+        _faiss.write(faiss.IndexIDMap(index), path)
+
+    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+        """Add codes under their ids."""
+        return _faiss.fill(trained, batches, path)
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Concatenate."""
+        return _faiss.merge_mapped(parts, path)
+
+    def load(self, path: Path, *, rows: int, dim: int) -> LshSearcher:
+        """Open for searching."""
+        index = _faiss.read(path)
+        _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIDMap,))
+        inner = faiss.downcast_index(index.index)
+        _faiss.expect(path, inner, rows=rows, dim=dim, types=(faiss.IndexLSH,))
+        return LshSearcher(index, inner)
+
+
+class LshSearcher:
+    """See pipeline.index.Searcher. Scores are cos(π · Hamming / nbits), the angle that random hyperplanes estimate."""
+
+    def __init__(self, index: Any, inner: Any) -> None:
+        self._index, self._bits = index, int(inner.nbits)
+        self.rows, self.dim = int(index.ntotal), int(index.d)
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Rank codes; IndexLSH knows no selector, so what is excluded is fetched on top and dropped."""
+        wanted = min(self.rows, k + len(exclude))
+        distance, ids = self._index.search(np.ascontiguousarray(queries), wanted)
+        if len(exclude):
+            ids = np.where(np.isin(ids, exclude), -1, ids)
+        scores = np.cos(np.pi * distance / self._bits).astype(np.float32)
+        scores, ids = _faiss.in_order(scores, ids)
+        return scores[:, :k], ids[:, :k]

@@ -1,0 +1,46 @@
+"""Which kind of source a location is, when nobody says. Looks at names only, and at a bounded number of them."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.storage import LocalStore, open_store, public_url, split_location, split_scheme
+from pipeline.sources import IMAGE_SUFFIXES
+
+LISTS = (".txt", ".lst", ".list")
+RECORDS = "sensors/records_camera.txt"
+LOOK = 10_000
+
+
+def detect(location: str) -> str:
+    """Return the kind's name; UserError when there is nothing, or when it could be more than one."""
+    shown = public_url(location)
+    scheme, path = split_scheme(location)
+    if scheme == "file" and not Path(path).exists():
+        raise UserError(shown, "does not exist", "check the path")
+    for kind, suffixes in (("tar", (".tar",)), ("parquet", (".parquet",)), ("filelist", LISTS)):
+        if path.lower().endswith(suffixes) and not (scheme == "file" and Path(path).is_dir()):
+            store, name = split_location(location)
+            if store.exists(name):
+                return kind
+    if scheme == "file" and Path(path).is_file():
+        raise UserError(shown, "is a file of no known kind of source", "give a folder, .tar, .parquet or a list (.txt)")
+    store = open_store(location)
+    if store.exists(RECORDS):
+        return "kapture"
+    counts = {"tar": 0, "parquet": 0, "folder": 0}
+    for entry in islice(store.list(), LOOK):
+        name = entry.path.lower()
+        kind = "tar" if name.endswith(".tar") else "parquet" if name.endswith(".parquet") else ""
+        counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
+    found = [kind for kind, count in counts.items() if count]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
+        raise UserError(shown, f"holds {what}", "say which with --source-kind")
+    what = "is empty" if isinstance(store, LocalStore) else "holds nothing, or does not exist"
+    none = "holds no images, .tar or .parquet files" if any(True for _ in islice(store.list(), 1)) else what
+    raise UserError(shown, none, "check the path, or use --match and --source-kind")

@@ -1,0 +1,73 @@
+"""What sources of single files share: reading packed entries ahead, and turning failures into rejects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.core.errors import NotFoundError, StoreError, TransientError
+from pipeline.core.prefetch import ordered_map
+from pipeline.core.storage import Store, public_url
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.sources import MAX_IMAGE_BYTES
+
+READ_AHEAD = 8
+"""Files read side by side: object stores answer slowly and many at a time."""
+IN_FLIGHT = 64 << 20
+
+
+def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
+    """Yield the files of a packed shard in its order; the key is the path. TransientErrors are raised, for a retry."""
+    base = public_url(store.url).rstrip("/")
+
+    def read(entry: Entry) -> Image | Reject:
+        uri = f"{base}/{entry.path}"
+        if entry.size > MAX_IMAGE_BYTES:
+            return Reject(key=entry.path, uri=uri, reason=too_large(entry.size), bytes=entry.size)
+        try:
+            return Image(key=entry.path, uri=uri, data=store.read(entry.path))
+        except TransientError:
+            raise
+        except NotFoundError:
+            return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
+        except StoreError as error:
+            reason = str(error).removeprefix(f"{entry.path}: ")
+            return Reject(key=entry.path, uri=uri, reason=f"cannot be read: {reason}", bytes=entry.size)
+
+    yield from ordered_map(read, shard.entries, workers=READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size)
+
+
+MISSING = "missing"
+"""Etag of a named file that is not there: it stays an entry, and becomes a reject with that reason."""
+
+
+class FileSet:
+    """Files named by a list rather than found in a folder. Held in memory: it suits some ten million names."""
+
+    def __init__(self, store: Store, names: Sequence[str], *, wants: Callable[[str], bool]) -> None:
+        self._store = store
+        self._names = sorted({name for name in names if wants(name)}, key=str.encode)
+        self.skipped = len(names) - len(self._names)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files in byte order, with sizes and etags asked for some at a time."""
+        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
+            yield from pool.map(self._entry, self._names)
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            return self._store.stat(name)
+        except TransientError:
+            raise
+        except StoreError:
+            return Entry(path=name, size=0, etag=MISSING)
+
+
+def too_large(size: int) -> str:
+    """Return the reason for an encoded image beyond the limit."""
+    return f"larger than {MAX_IMAGE_BYTES >> 20} MiB encoded: {size} bytes"
+
+
+def label(text: str) -> str:
+    """Return a name fit for a key: what is not valid UTF-8 is shown as backslash escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

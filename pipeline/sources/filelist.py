@@ -1,0 +1,72 @@
+"""A text file of image paths, as DIR's ImageList: one path a line, relative to a root. Nothing beyond it is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.specs import NOT_IN_FINGERPRINT
+from pipeline.core.storage import Store, open_store, public_url, split_location
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.sources import SourceSpec
+from pipeline.sources._files import FileSet, read_entries
+
+
+class Spec(SourceSpec):
+    """Paths relative to `root` (default: the folder that holds the list); blank lines and # lines are ignored."""
+
+    packs: ClassVar[bool] = True
+
+    root: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
+
+    def open(self, location: str) -> FilelistSource:
+        """Read the list; a UserError names the line that cannot be used."""
+        store, name = split_location(location)
+        try:
+            text = store.read(name).decode()
+        except NotFoundError:
+            raise UserError(public_url(location), "does not exist", "check the path") from None
+        except UnicodeDecodeError:
+            raise UserError(public_url(location), "is not UTF-8 text", "give a list of paths") from None
+        images = open_store(self.root) if self.root else store
+        return FilelistSource(self, images, public_url(location), text)
+
+
+class FilelistSource:
+    """See pipeline.sources.Source."""
+
+    def __init__(self, spec: Spec, store: Store, shown: str, text: str) -> None:
+        self._store = store
+        names = [
+            _relative(line.strip(), store.url, f"{shown} line {number}")
+            for number, line in enumerate(text.splitlines(), start=1)
+            if line.strip() and not line.startswith("#")
+        ]
+        # Whoever lists a file wants it, whatever its suffix, unless a glob says otherwise.
+        self._files = FileSet(store, names, wants=lambda name: spec.wants(name) if spec.match else True)
+        self.skipped = 0
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the listed files."""
+        self.skipped = self._files.skipped
+        return self._files.entries()
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Read the files of a packed shard."""
+        return read_entries(self._store, shard)
+
+
+def _relative(path: str, root: str, where: str) -> str:
+    """Return a listed path relative to the root; a UserError naming the line when it is not beneath it."""
+    if path.startswith("/"):
+        above = root.rstrip("/") + "/"
+        if not path.startswith(above):
+            raise UserError(where, f"{path} lies outside {public_url(root)}", "use paths relative to the root")
+        path = path.removeprefix(above)
+    if "://" in path or ".." in PurePosixPath(path).parts:
+        raise UserError(where, f"{path} is no path beneath the root", "use paths relative to the root")
+    return str(PurePosixPath(path))

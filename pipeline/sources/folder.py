@@ -1,0 +1,47 @@
+"""A folder, or an s3:// prefix, of image files. Files are packed into shards by the plan, not here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.core.errors import UserError
+from pipeline.core.storage import LocalStore, Store, open_store, public_url
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.sources import SourceSpec
+from pipeline.sources._files import read_entries
+
+
+class Spec(SourceSpec):
+    """Every file that matches; the key is its path relative to the folder."""
+
+    packs: ClassVar[bool] = True
+
+    def open(self, location: str) -> FolderSource:
+        """Open the folder; a UserError when a local one is not there."""
+        store = open_store(location)
+        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
+            raise UserError(public_url(location), "is no folder", "check the path or --source-kind")
+        return FolderSource(self, store)
+
+
+class FolderSource:
+    """See pipeline.sources.Source."""
+
+    def __init__(self, spec: Spec, store: Store) -> None:
+        self._spec, self._store = spec, store
+        self.skipped = 0
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield matching files as the store lists them."""
+        self.skipped = 0
+        for entry in self._store.list():
+            if self._spec.wants(entry.path):
+                yield entry
+            else:
+                self.skipped += 1
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Read the files of a packed shard."""
+        return read_entries(self._store, shard)

@@ -1,0 +1,144 @@
+"""Parquet files that hold encoded images, in the layout of Hugging Face datasets or as a plain column of bytes.
+
+Streamed in small batches. Plain Arrow storage only: extension types are read as what they store, never interpreted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import NotFoundError, ShardError, UserError
+from pipeline.core.storage import LocalStore, Store, open_store, public_url, split_location
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
+from pipeline.sources._files import too_large
+
+SUFFIX = ".parquet"
+COLUMN_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "data")
+"""Names that a column of encoded images goes by when it is not a struct of bytes and path."""
+_BATCH_ROWS = 64
+
+
+class Spec(SourceSpec):
+    """image_column "" finds the column; key_column names images, else the struct's path, else the row number.
+
+    Every row is wanted unless `match` says otherwise. The key is "<parquet path>/<name>".
+    """
+
+    packs: ClassVar[bool] = False
+
+    image_column: str = ""
+    key_column: str = ""
+
+    def open(self, location: str) -> ParquetSource:
+        """Open the folder or the file; a UserError when a local one is not there."""
+        if location.lower().endswith(SUFFIX):
+            store, name = split_location(location)
+            if store.exists(name):
+                return ParquetSource(self, store, name)
+        store = open_store(location)
+        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
+            raise UserError(public_url(location), "does not exist", "check the path or --source-kind")
+        return ParquetSource(self, store, "")
+
+
+class ParquetSource:
+    """See pipeline.sources.Source. `skipped` counts files that are not .parquet."""
+
+    def __init__(self, spec: Spec, store: Store, only: str) -> None:
+        self._spec, self._store, self._only = spec, store, only
+        self.skipped = 0
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the Parquet files."""
+        self.skipped = 0
+        if self._only:
+            yield self._store.stat(self._only)
+            return
+        for entry in self._store.list():
+            if entry.path.lower().endswith(SUFFIX):
+                yield entry
+            else:
+                self.skipped += 1
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Stream the rows in their order; ShardError when the file cannot be read to its end."""
+        (entry,) = shard.entries
+        try:
+            with self._store.open(entry.path) as file:
+                yield from self._rows(pq.ParquetFile(file), entry)
+        except NotFoundError:
+            raise ShardError("is gone since it was listed") from None
+        except (pa.ArrowException, OSError) as error:
+            line = " ".join(str(error).split())[:160]
+            raise ShardError(f"is no sound Parquet file ({line})") from None
+
+    def _rows(self, file: pq.ParquetFile, entry: Entry) -> Iterator[Image | Reject]:
+        column = image_column(file.schema_arrow, self._spec.image_column)
+        keys = self._spec.key_column
+        if keys and keys not in file.schema_arrow.names:
+            raise ShardError(f"has no column {keys!r}, only {', '.join(file.schema_arrow.names)}")
+        uri = f"{public_url(self._store.url).rstrip('/')}/{entry.path}"
+        number = 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column, *([keys] if keys else [])]):
+            names = batch.column(batch.schema.get_field_index(keys)).to_pylist() if keys else [None] * batch.num_rows
+            values = _storage(batch.column(batch.schema.get_field_index(column)))
+            for value, name in zip(values, names, strict=True):
+                item = _item(value.as_py(), name, number, entry.path, uri)
+                if not self._spec.match or self._spec.wants(item.key):
+                    yield item
+                number += 1
+
+
+def _storage(column: pa.Array) -> pa.Array:
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _item(value: Any, name: Any, number: int, path: str, uri: str) -> Image | Reject:
+    data, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    key = f"{path}/{name if name is not None else inner or f'{number:09d}'}"
+    where = f"{uri}#row={number}"
+    if data is None:
+        reason = f"holds no bytes, only the path {inner}" if inner else "is null"
+        return Reject(key=key, uri=where, reason=reason, bytes=0)
+    if len(data) > MAX_IMAGE_BYTES:
+        return Reject(key=key, uri=where, reason=too_large(len(data)), bytes=len(data))
+    return Image(key=key, uri=where, data=data)
+
+
+def image_column(schema: pa.Schema, wanted: str) -> str:
+    """Return the column that holds encoded images; ShardError lists the columns when none or several could be it."""
+    names = ", ".join(schema.names)
+    if wanted:
+        if wanted not in schema.names or not (_is_struct(schema.field(wanted)) or _is_bytes(schema.field(wanted))):
+            raise ShardError(f"has no column {wanted!r} of image bytes, only {names}")
+        return wanted
+    structs = [field.name for field in schema if _is_struct(field)]
+    if len(structs) == 1:
+        return str(structs[0])
+    plain = [field.name for field in schema if _is_bytes(field)]
+    for name in COLUMN_NAMES:
+        if name in (structs or plain):
+            return name
+    if not structs and len(plain) == 1:
+        return str(plain[0])
+    raise ShardError(f"has no single column of image bytes among {names}; name it in the recipe as image_column")
+
+
+def _plain(field: pa.Field) -> pa.DataType:
+    return field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+
+
+def _is_struct(field: pa.Field) -> bool:
+    kind = _plain(field)
+    return pa.types.is_struct(kind) and "bytes" in {inner.name for inner in kind}
+
+
+def _is_bytes(field: pa.Field) -> bool:
+    kind = _plain(field)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

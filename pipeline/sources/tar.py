@@ -1,0 +1,136 @@
+"""Tar shards (WebDataset layout): streamed member by member, never extracted. Member names are labels, never paths.
+
+An archive counts as whole only if every header is sound, the two zero blocks of the end are there, nothing but zeros
+follows them, and as many bytes came as the listing promised. Python's tarfile would end quietly in most of these cases.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from pipeline.core.errors import NotFoundError, ShardError, UserError
+from pipeline.core.storage import LocalStore, Store, open_store, public_url, split_location
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
+from pipeline.sources._files import label, too_large
+
+SUFFIX = ".tar"
+_BLOCK = 512
+_BUFFER = 1 << 16
+
+
+class Spec(SourceSpec):
+    """Every .tar beneath a folder, or one .tar; the key is "<tar path>/<member name>"."""
+
+    packs: ClassVar[bool] = False
+
+    def open(self, location: str) -> TarSource:
+        """Open the folder or the archive; a UserError when a local one is not there."""
+        if location.lower().endswith(SUFFIX):
+            store, name = split_location(location)
+            if not store.exists(name):
+                raise UserError(public_url(location), "does not exist", "check the path")
+            return TarSource(self, store, name)
+        store = open_store(location)
+        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
+            raise UserError(public_url(location), "is no folder", "check the path or --source-kind")
+        return TarSource(self, store, "")
+
+
+class TarSource:
+    """See pipeline.sources.Source. `skipped` counts files that are not .tar; members that do not match are passed."""
+
+    def __init__(self, spec: Spec, store: Store, only: str) -> None:
+        self._spec, self._store, self._only = spec, store, only
+        self.skipped = 0
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the archives."""
+        self.skipped = 0
+        if self._only:
+            yield self._store.stat(self._only)
+            return
+        for entry in self._store.list():
+            if entry.path.lower().endswith(SUFFIX):
+                yield entry
+            else:
+                self.skipped += 1
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""
+        (entry,) = shard.entries
+        try:
+            raw = self._store.open(entry.path)
+        except NotFoundError:
+            raise ShardError("is gone since it was listed") from None
+        with raw:
+            yield from self._members(_Counted(raw), entry)
+
+    def _members(self, stream: _Counted, entry: Entry) -> Iterator[Image | Reject]:
+        uri = f"{public_url(self._store.url).rstrip('/')}/{entry.path}"
+        try:
+            archive = tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER)  # noqa: SIM115 - it owns nothing
+            for member in archive:
+                # A header may promise more than there is: without this check tarfile would read on for ever.
+                if archive.offset > entry.size or archive.fileobj is None:
+                    raise ShardError(f"truncated: member {label(member.name)!r} reaches beyond the end")
+                item = self._item(archive, member, f"{entry.path}/{label(member.name)}", uri)
+                if item is not None:
+                    yield item
+                # tarfile keeps every member it has seen; a shard may have a million.
+                archive.members = []
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            raise ShardError(f"is no sound tar archive ({' '.join(str(error).split())})") from None
+        stream.expect_end(archive.offset, entry.size)
+
+    def _item(self, archive: tarfile.TarFile, member: tarfile.TarInfo, key: str, uri: str) -> Image | Reject | None:
+        if member.isdir() or not self._spec.wants(key):
+            return None
+        where = f"{uri}#{label(member.name)}"
+        if not member.isreg() or member.issparse():
+            return Reject(key=key, uri=where, reason="not a regular file (link, device or sparse member)", bytes=0)
+        if member.size > MAX_IMAGE_BYTES:
+            return Reject(key=key, uri=where, reason=too_large(member.size), bytes=member.size)
+        file = archive.extractfile(member)
+        assert file is not None, "a regular member has content"
+        data = file.read()
+        if len(data) != member.size:
+            raise ShardError(f"truncated: member {label(member.name)!r} ends early")
+        return Image(key=key, uri=where, data=data)
+
+
+class _Counted:
+    """A readable that remembers how far it got and its last bytes, to judge how an archive ends."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._count = 0
+        self._tail = b""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read on, remembering."""
+        data = self._raw.read(size)
+        self._count += len(data)
+        self._tail = (self._tail + data)[-2 * _BUFFER :]
+        return data
+
+    def expect_end(self, offset: int, size: int) -> None:
+        """Raise ShardError unless two zero blocks stand at `offset` and only zeros follow, up to byte `size`."""
+        while len(self.read(_BUFFER)) == _BUFFER and self._count - offset < 2 * _BUFFER:
+            pass
+        start = self._count - len(self._tail)
+        end = self._tail[offset - start :] if offset >= start else b""
+        if self._count < offset + 2 * _BLOCK:
+            raise ShardError(f"truncated: {self._count} bytes, and no end-of-archive blocks")
+        if any(end[: 2 * _BLOCK]):
+            raise ShardError(f"is no sound tar archive (bad header at byte {offset})")
+        rest = end
+        while rest:
+            if any(rest):
+                raise ShardError("holds data after its end (concatenated archives?); write it as one archive")
+            rest = self.read(_BUFFER)
+        if self._count != size:
+            raise ShardError(f"has {self._count} bytes where {size} were listed")

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.core.errors import IntegrityError
+from pipeline.core.types import DType, Reject
+from pipeline.table import DescriptorReader, ImageRow, read_rejects, write_descriptors, write_rejects
+
+
+def rows(n: int) -> list[ImageRow]:
+    return [ImageRow(key=f"a/{i}.jpg", uri=f"s3://b/a/{i}.jpg", width=4, height=3, sha256="00" * 32) for i in range(n)]
+
+
+def vectors(n: int, d: int = 8) -> np.ndarray:  # type: ignore[type-arg]
+    return np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_descriptor_file_gives_back_what_went_in(tmp_path: Path, dtype: DType) -> None:
+    path, x = tmp_path / "d.parquet", vectors(2500)
+    write_descriptors(path, rows(2500), x, dtype=dtype, recipe="abc")
+    reader = DescriptorReader(path)
+    assert (reader.rows, reader.dim, reader.recipe) == (2500, 8, "abc")
+    np.testing.assert_array_equal(reader.vectors(), x.astype(np.float16).astype(np.float32) if dtype == "float16" else x)
+    assert reader.images() == rows(2500)
+    assert reader.keys() == [row.key for row in rows(2500)]
+
+
+def test_rows_are_read_in_any_order_and_more_than_once(tmp_path: Path) -> None:
+    path, x = tmp_path / "d.parquet", vectors(2500)
+    write_descriptors(path, rows(2500), x, dtype="float32", recipe="abc")
+    wanted = np.array([2499, 0, 1024, 1023, 0])
+    np.testing.assert_array_equal(DescriptorReader(path).take_vectors(wanted), x[wanted])
+    assert DescriptorReader(path).take(wanted, ["key"])["key"].to_pylist() == [f"a/{i}.jpg" for i in wanted]
+
+
+def test_a_file_without_images_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    write_descriptors(path, [], vectors(0), dtype="float16", recipe="abc")
+    assert DescriptorReader(path).vectors().shape == (0, 8)
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_descriptors(tmp_path / name, rows(10), vectors(10), dtype="float16", recipe="abc")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_pandas_and_duckdb_read_it_as_it_is(tmp_path: Path) -> None:
+    path, x = tmp_path / "d.parquet", vectors(20)
+    write_descriptors(path, rows(20), x, dtype="float32", recipe="abc")
+    frame = pd.read_parquet(path)
+    np.testing.assert_array_equal(np.stack(frame["descriptor"].to_list()), x)
+    found = duckdb.sql(f"select key, descriptor[1] from '{path}' where width = 4 order by key limit 1").fetchall()[0]
+    assert found[0] == "a/0.jpg"
+    assert found[1] == pytest.approx(float(x[0, 0]))
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    path.write_bytes(b"PAR1 nothing")
+    with pytest.raises(IntegrityError, match=r"d\.parquet"):
+        DescriptorReader(path)
+    pd.DataFrame({"key": ["a"]}).to_parquet(path)
+    with pytest.raises(IntegrityError, match="format"):
+        DescriptorReader(path)
+
+
+def test_rejects_keep_key_reason_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    rejects = [
+        Reject(key="a.jpg", uri="u#a.jpg", reason="truncated", bytes=12),
+        Reject(key="b.jpg", uri="u#b.jpg", reason="same key", bytes=0, status="duplicate"),
+    ]
+    write_rejects(path, rejects)
+    assert read_rejects(path) == rejects
