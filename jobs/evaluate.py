@@ -115,7 +115,8 @@ def _revisited(rankings: Sequence[Sequence[str]], truth: Revisited) -> dict[str,
     number = {_stem(name): index for index, name in enumerate(truth.imlist)}
     # Indexed images outside imlist are not part of the benchmark and take no rank.
     numbered: list[Ints] = [
-        np.array([number[_stem(key)] for key in ranking if _stem(key) in number], dtype=np.int64) for ranking in rankings
+        np.array([number[_stem(key)] for key in ranking if _stem(key) in number], dtype=np.int64)
+        for ranking in rankings
     ]
     scores = revisited.score(numbered, truth)
     body: dict[str, Any] = {"queries": len(rankings), "ranked_of_imlist": min(len(ranking) for ranking in numbered)}

@@ -164,13 +164,7 @@ def _from_checkpoint(checkpoint: Checkpoint, name: str, blobs: dict[str, bytes])
     if checkpoint.backbone is None:
         raise UserError(f"--model {name}", "does not say which backbone it is for", "use --backbone and --weights")
     weights = Weights(tensors=checkpoint.tensors, origin=name, backbone=checkpoint.backbone)
-    settings = checkpoint_settings(checkpoint)
-    return {"backbone": checkpoint.backbone, "weights": _store(weights, blobs), "origin": name, **settings}
-
-
-def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the extractor fields that a DIR, cirtorch or Sightline checkpoint decides."""
-    return {name: value for name, value in checkpoint.settings.items() if value is not None}
+    return {"backbone": checkpoint.backbone, "weights": _store(weights, blobs), "origin": name, **checkpoint.settings}
 
 
 def _whiten(options: RecipeOptions, base: dict[str, Any] | None, blobs: dict[str, bytes]) -> dict[str, Any]:

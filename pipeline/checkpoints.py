@@ -1,13 +1,11 @@
-"""Foreign checkpoints read without running any pickled code, and written once as safetensors + JSON.
+"""Foreign checkpoints: DIR, cirtorch and plain weight files, understood and written once as safetensors + JSON.
 
-torch's weights-only unpickler builds allow-listed types only; scikit-learn's PCA and DIR's bookkeeping classes become
-inert stubs registered under the old names. Anything else is refused by name. What a checkpoint says about its network
-becomes fields of the pooled extractor; networks themselves are built elsewhere.
+Pickled bytes are read by core/unpickle.py, which runs nothing. What a checkpoint says about its network becomes fields
+of the pooled extractor, under torchvision's tensor names; networks themselves are built elsewhere.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import logging
 import re
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from pipeline.core.artifacts import file_digest
 from pipeline.core.errors import CheckpointRefused, UserError
+from pipeline.core.unpickle import StubPca, load_foreign
 
 log = logging.getLogger("sightline")
 
@@ -64,14 +63,6 @@ class Checkpoint:
     source_sha256: str = ""
 
 
-class StubPca:
-    """Stands in for sklearn.decomposition.PCA: holds the unpickled attributes and does nothing."""
-
-
-class StubRecord:
-    """Stands in for DIR's training bookkeeping; holds attributes that nobody reads."""
-
-
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a weight file, a DIR or cirtorch checkpoint, or a folder (or its model.json) written by `write_checkpoint`.
 
@@ -83,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".safetensors":
         return Checkpoint(format="weights", backbone=None, tensors=_safetensors(path), source_sha256=sha)
     _check_name(path, sha)
-    body = _load(path)
+    body = load_foreign(path)
     if isinstance(body, dict) and "state_dict" in body and "model_options" in body:
         return _from_dir(body, path.name, sha)
     if isinstance(body, dict) and "state_dict" in body and "meta" in body:
@@ -104,7 +95,7 @@ def read_whitening_file(path: Path, name: str | None = None) -> WhiteningParts:
             )
             return _checked(parts, path.name)
         raise UserError(path.name, "holds no whitening", "it should have mean and projection")
-    body = None if path.is_dir() else _load(path)
+    body = None if path.is_dir() else load_foreign(path)
     if isinstance(body, dict) and {"m", "P"} <= set(body):
         return _linear(body, path.name)
     known = read_checkpoint(path).whitenings
@@ -168,40 +159,6 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointRefused(path.name, f"is no safetensors file ({error})", "fetch it again") from None
     return tensors
-
-
-def _allowed() -> list[Any]:
-    """The types that a checkpoint may name: numpy arrays under their old and new names, and our inert stubs."""
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    allowed: list[Any] = [np.ndarray, np.dtype, codecs.encode]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed += [(multiarray._reconstruct, f"{module}._reconstruct"), (multiarray.scalar, f"{module}.scalar")]
-    allowed += [
-        getattr(np.dtypes, f"{name}DType") for name in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")
-    ]
-    allowed += [(StubPca, f"sklearn.decomposition.{module}.PCA") for module in ("pca", "_pca")]
-    allowed += [(StubRecord, f"utils.watcher.{name}") for name in ("AverageMeter", "Watch")]
-    return allowed
-
-
-def _load(path: Path) -> Any:
-    """Load with torch's weights-only unpickler; nothing that a file names is ever called unless it is allow-listed."""
-    try:
-        with torch.serialization.safe_globals(_allowed()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(str(path), "does not exist", "check the path") from None
-    except Exception as error:  # noqa: BLE001 - a malformed file can make the unpickler raise anything
-        text = " ".join(str(error).split())
-        if named := re.search(r"(?:GLOBAL|instantiate|Unsupported class|function) ([\w.]+\.[\w.]+)", text):
-            raise CheckpointRefused(
-                path.name, f"asks for {named[1]}, which is not allowed", "do not trust it"
-            ) from None
-        if "TorchScript" in text:
-            raise CheckpointRefused(
-                path.name, "is a TorchScript program, which is code", "export its weights"
-            ) from None
-        raise CheckpointRefused(path.name, f"is no checkpoint ({text[:120] or type(error).__name__})") from None
 
 
 def _tensors(state: Any, name: str) -> dict[str, Tensor]:

@@ -176,14 +176,23 @@ def from_components(
     return Whitening(mean=mean.astype(np.float64), projection=axes * variance[:keep].astype(np.float64) ** -power)
 
 
-def fit_supervised(vectors: Floats, pairs: npt.NDArray[np.int64], *, dims: int | None = None) -> Whitening:
+def fit_supervised(
+    vectors: Floats, pairs: npt.NDArray[np.int64], *, dims: int | None = None, subspace: int | None = None
+) -> Whitening:
     """Fit the supervised whitening Lw from matching pairs (m, 2) of rows of (n, d): cirtorch's `whitenlearn`.
 
     m = mean over the first members only; S = mean of difference outer products; P = S^-1/2 by Cholesky with the
     smallest α of 0, 1e-10, 1e-9 ... that factors S + αI; then rotated to the eigenvectors of P(X-m)'s scatter.
+    subspace: fit within that many principal axes, which a small number of pairs needs and the reference does not have.
     """
     if len(pairs) == 0 or pairs.min() < 0 or pairs.max() >= len(vectors):
         raise UserError("whitening pairs", "are empty or name rows that are not there", "give rows of the vectors")
+    if subspace is not None:
+        reduced = fit_pca(Moments.of(vectors), power=0.0, dims=min(subspace, vectors.shape[1]))
+        inside = (vectors.astype(np.float64) - reduced.mean) @ reduced.projection
+        learned = fit_supervised(inside.astype(np.float32), pairs, dims=dims)
+        mean = reduced.mean + reduced.projection @ learned.mean
+        return Whitening(mean=mean, projection=reduced.projection @ learned.projection)
     x = vectors.astype(np.float64)
     first = x[pairs[:, 0]]
     mean = first.mean(axis=0)

@@ -118,7 +118,11 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             # A typer command is its own table of options; every other function obeys.
             command = named(path) == "jobs/cli.py" and bool(node.decorator_list)
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            count = len(node.args.args) + len(node.args.kwonlyargs) - (node.args.args[:1] != [] and node.args.args[0].arg in ("self", "cls"))
+            count = (
+                len(node.args.args)
+                + len(node.args.kwonlyargs)
+                - (node.args.args[:1] != [] and node.args.args[0].arg in ("self", "cls"))
+            )
             assert command or length <= MAX_FUNCTION, f"{named(path)}: {node.name} has {length} lines"
             assert command or count <= MAX_PARAMETERS, f"{named(path)}: {node.name} has {count} parameters"
 

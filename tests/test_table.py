@@ -26,7 +26,9 @@ def test_a_descriptor_file_gives_back_what_went_in(tmp_path: Path, dtype: DType)
     write_descriptors(path, rows(2500), x, dtype=dtype, recipe="abc")
     reader = DescriptorReader(path)
     assert (reader.rows, reader.dim, reader.recipe) == (2500, 8, "abc")
-    np.testing.assert_array_equal(reader.vectors(), x.astype(np.float16).astype(np.float32) if dtype == "float16" else x)
+    np.testing.assert_array_equal(
+        reader.vectors(), x.astype(np.float16).astype(np.float32) if dtype == "float16" else x
+    )
     assert reader.images() == rows(2500)
     assert reader.keys() == [row.key for row in rows(2500)]
 

@@ -96,6 +96,15 @@ def test_supervised_whitening_makes_pair_differences_isotropic() -> None:
     np.testing.assert_allclose(difference.T @ difference / len(pairs), np.eye(12), atol=1e-6)
 
 
+def test_a_subspace_of_full_rank_changes_nothing_and_a_smaller_one_limits_the_rank() -> None:
+    x = sample(400)
+    pairs = np.stack([np.arange(0, 400, 2), np.arange(1, 400, 2)], axis=1)
+    np.testing.assert_allclose(
+        gram(fit_supervised(x, pairs, subspace=12).apply(x)), gram(fit_supervised(x, pairs).apply(x)), atol=1e-3
+    )
+    assert np.linalg.matrix_rank(fit_supervised(x, pairs, subspace=5).projection) == 5
+
+
 def test_pairs_outside_the_vectors_are_refused() -> None:
     with pytest.raises(UserError, match="pairs"):
         fit_supervised(sample(), np.array([[0, 900]]))

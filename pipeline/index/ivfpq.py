@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 from pydantic import Field
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import IndexSpec, _faiss
 
@@ -91,13 +91,15 @@ class Spec(IndexSpec):
 
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge inverted lists of indexes with the same quantisers."""
-        first, move = parts[0]
-        merged = _faiss.read(first)
-        if move:
-            raise UserError("ivfpq merge", "cannot move the first part", "give it position 0")
-        for part, positions in parts[1:]:
+        merged = _faiss.read(parts[0][0])
+        merged.reset()
+        for part, positions in parts:
             other = _faiss.read(part)
-            faiss.ivflib.check_compatible_for_merge(merged, other)
+            try:
+                merged.check_compatible_for_merge(other)
+            except RuntimeError as error:
+                line = " ".join(str(error).split())[-120:]
+                raise IntegrityError(part.name, f"cannot be merged with {parts[0][0].name} ({line})") from None
             faiss.extract_index_ivf(merged).merge_from(faiss.extract_index_ivf(other), positions << 32)
             merged.ntotal = faiss.extract_index_ivf(merged).ntotal
         _faiss.write(merged, path)

@@ -119,10 +119,12 @@ class _Counted:
 
     def expect_end(self, offset: int, size: int) -> None:
         """Raise ShardError unless two zero blocks stand at `offset` and only zeros follow, up to byte `size`."""
-        while len(self.read(_BUFFER)) == _BUFFER and self._count - offset < 2 * _BUFFER:
+        while self._count < offset + 2 * _BLOCK and self.read(_BUFFER):
             pass
+        # tarfile reads less than one buffer beyond the header it stopped at, so the tail reaches back to it.
         start = self._count - len(self._tail)
-        end = self._tail[offset - start :] if offset >= start else b""
+        assert start <= offset, "the tail holds the end of the archive"
+        end = self._tail[offset - start :]
         if self._count < offset + 2 * _BLOCK:
             raise ShardError(f"truncated: {self._count} bytes, and no end-of-archive blocks")
         if any(end[: 2 * _BLOCK]):

@@ -1,0 +1,322 @@
+"""`make demo`: the whole of Sightline on a collection that it draws itself. Offline, on local Ray, in a few minutes.
+
+Scenes are drawn and packed into tar shards, indexed and published; two shards are added, one image is taken away; then
+queries are asked and scored, and demo/index.html shows them. Pretrained weights are used when they are at hand;
+otherwise a random network with whitening learned from other generated scenes, and every output says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jobs.demo_page import DemoPage, Row, Step, thumbnail, write_page
+from jobs.evaluate import EvaluateOptions, evaluate
+from jobs.index import IndexOptions, IndexReport, run_index
+from jobs.progress import Reporter
+from jobs.query import QueryOptions, query
+from jobs.recipe import RecipeOptions
+from jobs.runners import RunnerOptions, open_runner
+from jobs.scene_views import member_name, view_bytes, write_queries, write_tar
+from jobs.weights import named_weights
+from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.types import Floats
+from pipeline.run.base import Runner
+from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.stages.extract import ExtractOptions
+from pipeline.table import DescriptorReader
+from pipeline.whiten import fit_supervised
+
+SEED, TRAINING_SEED = 0, 1001
+SCENES, FIRST_SCENES, VIEWS = 200, 180, 3
+"""Scenes in all, those in the first publication, and the views of each in the collection."""
+TRAINING_SCENES, TRAINING_VIEWS = 300, 4
+SCENES_PER_SHARD = 20
+TRAINING_PAIR_DIMS, SUBSPACE = 128, 256
+SHOWN = 12
+RAY = RunnerOptions(kind="ray", workers=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarItem:
+    """A tar shard to draw: its path, the seed, and the (scene, view) pairs in it."""
+
+    path: Path
+    seed: int
+    views: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawTask:
+    """Work for a runner: draws one tar shard; returns how many images it holds."""
+
+    uses_gpu = False
+
+    def open(self) -> DrawTask:
+        """Nothing to load."""
+        return self
+
+    def __call__(self, item: TarItem) -> int:
+        """Draw and write."""
+        write_tar(item.path, item.seed, item.views)
+        return len(item.views)
+
+
+def tar_items(folder: Path, seed: int, scenes: range, views: range) -> list[TarItem]:
+    """Return the shards that scenes are packed into: all views of SCENES_PER_SHARD scenes in each."""
+    items = []
+    for start in range(scenes.start, scenes.stop, SCENES_PER_SHARD):
+        inside = range(start, min(start + SCENES_PER_SHARD, scenes.stop))
+        pairs = tuple((scene, view) for scene in inside for view in views)
+        items.append(TarItem(path=folder / f"scenes-{start // SCENES_PER_SHARD:04d}.tar", seed=seed, views=pairs))
+    return items
+
+
+def draw(items: Sequence[TarItem], runner: Runner, reporter: Reporter, name: str) -> None:
+    """Draw shards on the runner."""
+    with reporter.phase(name, len(items)) as phase:
+        for outcome in runner.map(DrawTask(), items):
+            if outcome.value is None:
+                raise SightlineError(f"{outcome.item.path}: {outcome.error}")
+            phase.advance(outcome.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """The recipe of the demo and what must honestly be said about it."""
+
+    recipe: RecipeOptions
+    flags: str
+    honest: str
+
+
+def choose(weights: str | None, work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
+    """Return the pretrained recipe when its weights are at hand, else the offline one, whose whitening is learned here."""
+    pretrained = RecipeOptions(
+        backbone="mobilenet_v2",
+        weights=weights or "imagenet",
+        pooling="raac",
+        resize="longest:256",
+        whiten="pca",
+        dims=256,
+    )
+    try:
+        found = named_weights("mobilenet_v2", weights or "imagenet")
+    except UserError as error:
+        if weights is not None:
+            raise
+        reporter.say(f"offline default: {error.reason}")
+    else:
+        flags = f"--weights {weights or 'imagenet'} --pooling raac --resize longest:256 --whiten pca --dims 256"
+        return Descriptor(
+            recipe=pretrained, flags=flags, honest=f"Pretrained weights ({found.origin}), whitened on the collection."
+        )
+    return learned(work, runner, reporter)
+
+
+def learned(work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
+    """Learn a whitening for a random AlexNet from pairs of views of scenes that are not in the demo."""
+    draw(
+        tar_items(work / "training", TRAINING_SEED, range(TRAINING_SCENES), range(TRAINING_VIEWS)),
+        runner,
+        reporter,
+        "draw",
+    )
+    raw = RecipeOptions(
+        backbone="alexnet", weights="random:0", pooling="raac", resize="longest:256", dtype="float32", indexes=("flat",)
+    )
+    options = IndexOptions(source=str(work / "training"), root=str(work / "training-root"), recipe=raw, runner=RAY)
+    run_index(options, reporter)
+    keys, vectors = stored_descriptors(work / "training-root")
+    scene = np.array([key.rsplit("/", 1)[-1].split("-")[0] for key in keys])
+    pairs = [(a, b) for a in range(len(keys)) for b in range(a + 1, len(keys)) if scene[a] == scene[b]]
+    whitening = fit_supervised(vectors, np.array(pairs, dtype=np.int64), dims=TRAINING_PAIR_DIMS, subspace=SUBSPACE)
+    path = work / "whitening.safetensors"
+    path.write_bytes(whitening.to_bytes())
+    flags = f"--backbone alexnet --weights random:0 --pooling raac --resize longest:256 --whiten {path}"
+    honest = (
+        "No pretrained weights were found, so the network is random; only its whitening was learned, from pairs of views of "
+        f"{TRAINING_SCENES} other generated scenes. Name real weights with python -m jobs.demo --weights FILE."
+    )
+    recipe = RecipeOptions(
+        backbone="alexnet", weights="random:0", pooling="raac", resize="longest:256", whiten=str(path), dtype="float16"
+    )
+    return Descriptor(recipe=recipe, flags=flags, honest=honest)
+
+
+def stored_descriptors(root: Path) -> tuple[list[str], Floats]:
+    """Return keys and descriptors (n, d) of everything below a local ROOT, sorted by key."""
+    files = [p for p in sorted((root / "descriptors").rglob("*.parquet")) if ".rejects." not in p.name]
+    readers = [DescriptorReader(path) for path in files]
+    keys = [key for reader in readers for key in reader.keys()]
+    order = np.argsort(keys, kind="stable")
+    return [keys[i] for i in order], np.concatenate([reader.vectors() for reader in readers])[order]
+
+
+def chance_map(images: int, relevant: int) -> float:
+    """Expected AP of a random ranking: ((R-1)/(N-1) · (N - H_N) + H_N) / N, with H_N the harmonic number."""
+    harmonic = float((1.0 / np.arange(1, images + 1)).sum())
+    return ((relevant - 1) / (images - 1) * (images - harmonic) + harmonic) / images
+
+
+def key_of(scene: int, view: int) -> str:
+    """Return the key of a view in the collection."""
+    return f"scenes-{scene // SCENES_PER_SHARD:04d}.tar/{member_name(scene, view)}"
+
+
+def run_demo(folder: Path, weights: str | None, reporter: Reporter) -> DemoPage:
+    """Run everything below `folder`, which is made anew; return the page's content, also written there."""
+    started = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)
+    source, root, work = folder / "shards", folder / "root", folder / "work"
+    runner = open_runner(RAY)
+    try:
+        descriptor = choose(weights, work, runner, reporter)
+        options = IndexOptions(
+            source=str(source), root=str(root), recipe=descriptor.recipe, runner=RAY, extract=ExtractOptions(batch=16)
+        )
+        command = f"sightline index {source} {root} --runner ray {descriptor.flags}"
+        draw(tar_items(source, SEED, range(FIRST_SCENES), range(1, VIEWS + 1)), runner, reporter, "draw")
+        steps = [Step(command=command, outcome=told(run_index(options, reporter)))]
+        draw(tar_items(source, SEED, range(FIRST_SCENES, SCENES), range(1, VIEWS + 1)), runner, reporter, "draw")
+        split_last(source)
+        again = f"sightline index {source} {root} --runner ray"
+        steps.append(Step(command=f"{again}   # two new shards", outcome=told(run_index(options, reporter))))
+        removed = (0, VIEWS)
+        first = tar_items(source, SEED, range(SCENES_PER_SHARD), range(1, VIEWS + 1))[0]
+        kept = tuple(pair for pair in first.views if pair != removed)
+        draw([TarItem(path=first.path, seed=SEED, views=kept)], runner, reporter, "draw")
+        steps.append(Step(command=f"{again}   # one image taken out", outcome=told(run_index(options, reporter))))
+    finally:
+        runner.close()
+    return score_and_show(folder, descriptor, steps, removed, (started, reporter))
+
+
+def split_last(source: Path) -> None:
+    """Cut the newest shard in two, so that the second publication brings two new shards."""
+    start = FIRST_SCENES
+    name = source / f"scenes-{start // SCENES_PER_SHARD:04d}.tar"
+    half = SCENES_PER_SHARD // 2
+    for path, scenes in ((name, range(start, start + half)), (late(source), range(start + half, SCENES))):
+        write_tar(path, SEED, ((scene, view) for scene in scenes for view in range(1, VIEWS + 1)))
+
+
+def late(source: Path) -> Path:
+    """Return the path of the last shard."""
+    return source / f"scenes-{FIRST_SCENES // SCENES_PER_SHARD:04d}b.tar"
+
+
+def told(report: IndexReport) -> str:
+    """Return an indexing run in a sentence."""
+    images = report.images
+    return (
+        f"Snapshot {report.snapshot}: {images['indexed']} images, {images['added']} extracted, {images['removed']} dropped, "
+        f"in {sum(report.seconds.values()):.1f} s."
+    )
+
+
+def relevant_keys(removed: tuple[int, int]) -> dict[int, list[str]]:
+    """Return for each scene the keys of its views in the final collection."""
+    found: dict[int, list[str]] = {}
+    for scene in range(SCENES):
+        shard = key_of(scene, 1).split("/")[0]
+        if scene >= FIRST_SCENES + SCENES_PER_SHARD // 2:
+            shard = late(Path()).name
+        pairs = [(scene, view) for view in range(1, VIEWS + 1) if (scene, view) != removed]
+        found[scene] = [f"{shard}/{member_name(*pair)}" for pair in pairs]
+    return found
+
+
+def score_and_show(
+    folder: Path, descriptor: Descriptor, steps: list[Step], removed: tuple[int, int], run: tuple[float, Reporter]
+) -> DemoPage:
+    """Evaluate every index kind, query a few scenes, write the page."""
+    started, reporter = run
+    root, queries = folder / "root", folder / "queries"
+    relevant = relevant_keys(removed)
+    truth = write_queries(queries, SEED, range(SCENES), relevant)
+    scores = {}
+    for kind in ("flat", "ivfpq", "lsh"):
+        ask = EvaluateOptions(root=str(root), queries=str(queries), ground_truth=str(truth), index=kind, rerank=60)
+        scores[kind] = evaluate(ask, reporter)
+    steps.append(
+        Step(
+            command=f"sightline evaluate {root} --queries {queries} --ground-truth {truth}",
+            outcome=f"mAP {scores['flat']['mAP']:.3f} over {scores['flat']['queries']} queries.",
+        )
+    )
+    with SearchIndex.open(str(root)) as index:
+        images, snapshot = index.images, index.snapshot
+    page = DemoPage(
+        images=images,
+        scenes=SCENES,
+        snapshot=snapshot.version,
+        descriptor=snapshot.summary.origin,
+        honest=descriptor.honest,
+        mean_average_precision=scores["flat"]["mAP"],
+        precision_at_1=scores["flat"]["P@1"],
+        chance=chance_map(images, VIEWS),
+        approximate=[(kind, scores[kind]["mAP"]) for kind in ("ivfpq", "lsh")],
+        seconds=time.perf_counter() - started,
+        steps=steps,
+        rows=list(shown_rows(root, queries, relevant)),
+    )
+    write_page(folder / "index.html", page)
+    return page
+
+
+def shown_rows(root: Path, queries: Path, relevant: dict[int, list[str]]) -> Iterable[Row]:
+    """Ask some scenes of every family and return the pictures; wrong results are shown as they come."""
+    scenes = [int(scene) for scene in np.linspace(0, SCENES - 1, SHOWN)]
+    names = [member_name(scene, 0) for scene in scenes]
+    answer = query(
+        QueryOptions(
+            root=str(root), images=[str(queries / name) for name in names], search=SearchOptions(k=5, index="ivfpq")
+        )
+    )
+    for scene, name, result in zip(scenes, names, answer["results"], strict=True):
+        hits = []
+        for hit in result["hits"]:
+            number, view = hit["key"].rsplit("/", 1)[-1].removeprefix("scene").removesuffix(".jpg").split("-view")
+            data = view_bytes(SEED, int(number), int(view))
+            hits.append(thumbnail(data, hit["key"], hit["score"], hit["key"] in relevant[scene]))
+        yield Row(query=thumbnail((queries / name).read_bytes(), name), hits=hits)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.demo", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--weights", help="MobileNetV2 weights (.pth or .safetensors), or imagenet")
+    parser.add_argument("--folder", default="demo", help="where everything goes; made anew (default: demo)")
+    chosen = parser.parse_args(arguments)
+    reporter = Reporter()
+    try:
+        page = run_demo(Path(chosen.folder), chosen.weights, reporter)
+    except SightlineError as error:
+        reporter.say(f"demo: {error}")
+        return error.exit_code
+    print(f"descriptor: {page.descriptor}")
+    print(page.honest)
+    for step in page.steps:
+        print(f"$ {step.command}\n  {step.outcome}")
+    approximate = ", ".join(f"{name} {value:.3f}" for name, value in page.approximate)
+    print(
+        f"mAP {page.mean_average_precision:.3f} (chance {page.chance:.3f}), P@1 {page.precision_at_1:.3f}; mAP with {approximate}"
+    )
+    print(
+        f"{page.images} images in snapshot {page.snapshot}, {page.seconds:.0f} s in all; open {chosen.folder}/index.html"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

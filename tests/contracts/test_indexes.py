@@ -1,0 +1,144 @@
+"""What every index kind promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import IntegrityError
+from pipeline.core.specs import kinds, spec_class, spec_from_json
+from pipeline.core.types import Floats, row_ids
+from pipeline.index import IndexSpec, Searcher
+
+FAMILY = "pipeline.index"
+NOBODY = np.zeros(0, np.int64)
+
+
+def unit(n: int, d: int, seed: int = 0) -> Floats:
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(20, d))
+    x = centres[generator.integers(20, size=n)] + 0.4 * generator.normal(size=(n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(params=kinds(FAMILY))
+def spec(request: pytest.FixtureRequest) -> IndexSpec:
+    made = spec_class(FAMILY, request.param)()
+    assert isinstance(made, IndexSpec)
+    return made
+
+
+def trained(spec: IndexSpec, x: Floats, folder: Path) -> tuple[IndexSpec, Path]:
+    resolved = spec.resolve(rows=len(x), dim=x.shape[1])
+    path = folder / f"trained{spec.suffix}"
+    resolved.train(x[: resolved.sample_rows(len(x))], dim=x.shape[1], seed=0, path=path)
+    return resolved, path
+
+
+def filled(
+    spec: IndexSpec, x: Floats, folder: Path, batches: Iterable[tuple[int, Floats]] | None = None
+) -> tuple[IndexSpec, Searcher]:
+    resolved, path = trained(spec, x, folder)
+    out = folder / f"filled{spec.suffix}"
+    rows = resolved.fill(path, batches if batches is not None else [(0, x)], out)
+    return resolved, resolved.load(out, rows=rows, dim=x.shape[1])
+
+
+def test_settings_survive_json_and_resolving_settles_them(spec: IndexSpec) -> None:
+    resolved = spec.resolve(rows=5000, dim=64)
+    assert spec_from_json(FAMILY, resolved.to_json()) == resolved
+    assert resolved.resolve(rows=5000, dim=64) == resolved
+
+
+def test_a_vector_finds_itself_first(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(600, 64)
+    _, searcher = filled(spec, x, tmp_path)
+    _, ids = searcher.search(x[:50], 10, exclude=NOBODY)
+    assert np.mean([i in row for i, row in enumerate(ids)]) > 0.95
+
+
+def test_results_are_ordered_and_scores_estimate_the_cosine(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(600, 64)
+    _, searcher = filled(spec, x, tmp_path)
+    scores, ids = searcher.search(x[:20], 15, exclude=NOBODY)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    exact = np.take_along_axis(x[:20] @ x.T, ids, axis=1)
+    assert np.abs(scores - exact).mean() < (1e-5 if spec.exact else 0.25)
+
+
+def test_positions_and_rows_come_back_as_they_went_in(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(500, 32)
+    batches = [(0, x[:100]), (2, x[100:180]), (2, x[180:300]), (5, x[300:])]
+    _, searcher = filled(spec, x, tmp_path, batches)
+    expected = np.concatenate([row_ids(0, 100), row_ids(2, 200), row_ids(5, 200)])
+    _, ids = searcher.search(x[:1], 500, exclude=NOBODY)
+    assert sorted(ids[0].tolist()) == sorted(expected.tolist())
+    found = searcher.search(x[250:251], 5, exclude=NOBODY)[1][0].tolist()
+    assert expected[250] in found
+
+
+def test_merged_parts_answer_like_the_whole(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(900, 32)
+    resolved, start = trained(spec, x, tmp_path)
+    resolved.fill(start, [(0, x[:300]), (1, x[300:500]), (2, x[500:])], tmp_path / "whole")
+    resolved.fill(start, [(0, x[:300]), (1, x[300:500])], tmp_path / "a")
+    resolved.fill(start, [(0, x[500:])], tmp_path / "b")
+    assert resolved.merge([(tmp_path / "a", 0), (tmp_path / "b", 2)], tmp_path / "merged") == 900
+    whole = resolved.load(tmp_path / "whole", rows=900, dim=32).search(x[::50], 30, exclude=NOBODY)
+    merged = resolved.load(tmp_path / "merged", rows=900, dim=32).search(x[::50], 30, exclude=NOBODY)
+    np.testing.assert_array_equal(whole[1], merged[1])
+    np.testing.assert_array_equal(whole[0], merged[0])
+
+
+def test_excluded_ids_never_come_back_and_k_live_ones_do(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(400, 32)
+    _, searcher = filled(spec, x, tmp_path)
+    dead = np.arange(0, 400, 2, dtype=np.int64)
+    _, ids = searcher.search(x[:10], 50, exclude=dead)
+    assert (ids >= 0).all()
+    assert not np.isin(ids, dead).any()
+
+
+def test_asking_for_more_than_there_is_gives_what_there_is(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(30, 16)
+    _, searcher = filled(spec, x, tmp_path)
+    _, ids = searcher.search(x[:2], 100, exclude=NOBODY)
+    assert [sorted(row[row >= 0].tolist()) for row in ids] == [list(range(30))] * 2
+
+
+@pytest.mark.parametrize(("rows", "dim"), [(1, 8), (2, 7), (3, 1), (50, 33), (300, 100)])
+def test_small_and_odd_collections_are_indexed(spec: IndexSpec, rows: int, dim: int, tmp_path: Path) -> None:
+    x = unit(rows, dim)
+    _, searcher = filled(spec, x, tmp_path)
+    assert searcher.search(x[:1], 1, exclude=NOBODY)[1][0, 0] >= 0
+
+
+def test_training_is_a_function_of_its_input(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(700, 32)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    assert trained(spec, x, tmp_path / "1")[1].read_bytes() == trained(spec, x, tmp_path / "2")[1].read_bytes()
+
+
+def test_a_file_that_is_not_what_the_manifest_says_is_refused(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(100, 16)
+    resolved, path = trained(spec, x, tmp_path)
+    out = tmp_path / "filled"
+    resolved.fill(path, [(0, x)], out)
+    for rows, dim in ((99, 16), (100, 8)):
+        with pytest.raises(IntegrityError):
+            resolved.load(out, rows=rows, dim=dim)
+    other = next(kind for kind in kinds(FAMILY) if kind != spec.kind)
+    foreign = spec_class(FAMILY, other)()
+    assert isinstance(foreign, IndexSpec)
+    with pytest.raises(IntegrityError):
+        foreign.load(out, rows=100, dim=16)
+    out.write_bytes(out.read_bytes()[:200])
+    with pytest.raises(IntegrityError):
+        resolved.load(out, rows=100, dim=16)
+    out.write_bytes(b"nothing")
+    with pytest.raises(IntegrityError):
+        resolved.load(out, rows=100, dim=16)
