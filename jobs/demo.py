@@ -132,8 +132,8 @@ def learned(work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
     raw = RecipeOptions(
         backbone="alexnet", weights="random:0", pooling="raac", resize="longest:256", dtype="float32", indexes=("flat",)
     )
-    options = IndexOptions(source=str(work / "training"), root=str(work / "training-root"), recipe=raw, runner=RAY)
-    run_index(options, reporter)
+    options = IndexOptions(source=str(work / "training"), root=str(work / "training-root"), recipe=raw)
+    run_index(options, Reporter(), runner)
     keys, vectors = stored_descriptors(work / "training-root")
     scene = np.array([key.rsplit("/", 1)[-1].split("-")[0] for key in keys])
     pairs = [(a, b) for a in range(len(keys)) for b in range(a + 1, len(keys)) if scene[a] == scene[b]]
@@ -180,20 +180,22 @@ def run_demo(folder: Path, weights: str | None, reporter: Reporter) -> DemoPage:
     try:
         descriptor = choose(weights, work, runner, reporter)
         options = IndexOptions(
-            source=str(source), root=str(root), recipe=descriptor.recipe, runner=RAY, extract=ExtractOptions(batch=16)
+            source=str(source), root=str(root), recipe=descriptor.recipe, extract=ExtractOptions(batch=16)
         )
         command = f"sightline index {source} {root} --runner ray {descriptor.flags}"
         draw(tar_items(source, SEED, range(FIRST_SCENES), range(1, VIEWS + 1)), runner, reporter, "draw")
-        steps = [Step(command=command, outcome=told(run_index(options, reporter)))]
+        steps = [Step(command=command, outcome=told(run_index(options, Reporter(), runner)))]
         draw(tar_items(source, SEED, range(FIRST_SCENES, SCENES), range(1, VIEWS + 1)), runner, reporter, "draw")
         split_last(source)
         again = f"sightline index {source} {root} --runner ray"
-        steps.append(Step(command=f"{again}   # two new shards", outcome=told(run_index(options, reporter))))
+        steps.append(Step(command=f"{again}   # two new shards", outcome=told(run_index(options, Reporter(), runner))))
         removed = (0, VIEWS)
         first = tar_items(source, SEED, range(SCENES_PER_SHARD), range(1, VIEWS + 1))[0]
         kept = tuple(pair for pair in first.views if pair != removed)
         draw([TarItem(path=first.path, seed=SEED, views=kept)], runner, reporter, "draw")
-        steps.append(Step(command=f"{again}   # one image taken out", outcome=told(run_index(options, reporter))))
+        steps.append(
+            Step(command=f"{again}   # one image taken out", outcome=told(run_index(options, Reporter(), runner)))
+        )
     finally:
         runner.close()
     return score_and_show(folder, descriptor, steps, removed, (started, reporter))

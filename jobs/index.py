@@ -69,8 +69,8 @@ class IndexReport:
         return 4 if self.set_aside or self.past_gate else 0
 
 
-def run_index(options: IndexOptions, reporter: Reporter) -> IndexReport:
-    """Carry out an indexing run; see the module."""
+def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
+    """Carry out an indexing run; see the module. A runner that is given stays open, and options.runner is not used."""
     store = open_store(options.root)
     catalog = Catalog(store)
     head = catalog.head()
@@ -95,11 +95,13 @@ def run_index(options: IndexOptions, reporter: Reporter) -> IndexReport:
             public_url(options.source), "holds no images that match", "check the path, --match or --source-kind"
         )
     _store_blobs(catalog, built)
-    runner = open_runner(options.runner)
-    try:
+    if runner is not None:
         return run.carry_out(recipe, runner, reporter)
+    own = open_runner(options.runner)
+    try:
+        return run.carry_out(recipe, own, reporter)
     finally:
-        runner.close()
+        own.close()
 
 
 @dataclass(frozen=True, kw_only=True)

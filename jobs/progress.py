@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, a plain line now and then otherwise. Never on stdout, which is for results."""
+"""Progress on stderr: bars on a terminal, a plain line now and then otherwise. stdout is for results."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Reporter:
         finally:
             if bar is not None:
                 bar.stop()
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
-        phase.finish(self.seconds[name])
+            took = time.perf_counter() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+        phase.finish(took)
 
     def _bar(self) -> Progress:
         columns = (

@@ -42,6 +42,7 @@ class _Slot(Generic[T]):
     """One worker and what it is busy with."""
 
     actor: Any
+    gpus: float
     item: T | None = None
     attempts: int = 0
     opening: bool = True
@@ -54,6 +55,7 @@ class RayRunner:
 
     def __init__(self, options: RayOptions) -> None:
         self._options = options
+        self._idle: dict[float, list[Any]] = {}
         self._started = not ray.is_initialized()
         if self._started:
             # Usage statistics go to a third party, and the dashboard is an open port: both stay off.
@@ -70,8 +72,8 @@ class RayRunner:
         retries.append((first, 0))
         slots: dict[Any, _Slot[T]] = {}
         try:
-            for slot in [self._new_slot(task) for _ in range(self._workers(task))]:
-                slots[slot.actor.opened.remote()] = slot
+            for _ in range(self._workers(task)):
+                self._start(task, slots)
             while slots:
                 ready, _ = ray.wait(list(slots), num_returns=1)
                 yield from self._settle(ready[0], slots, task, pending, retries)
@@ -80,7 +82,10 @@ class RayRunner:
                 ray.kill(slot.actor)
 
     def close(self) -> None:
-        """Shut Ray down if this runner started it."""
+        """Let the workers go, and shut Ray down if this runner started it."""
+        for actor in [actor for idle in self._idle.values() for actor in idle]:
+            ray.kill(actor)
+        self._idle.clear()
         if self._started:
             ray.shutdown()
 
@@ -102,14 +107,15 @@ class RayRunner:
             result = Outcome(item=slot.item, value=None, error=describe(error), attempts=slot.attempts)
         if slot.opening:
             slot.opening = False
-            if isinstance(result, str):
+            if isinstance(result, SightlineError):
                 ray.kill(slot.actor)
-                raise UserError("worker", result, "correct the recipe or the source")
+                raise result
+            slot.attempts = 0
         else:
             yield result
         following = retries.popleft() if retries else (next(pending, None), 0)
         if following[0] is None:
-            ray.kill(slot.actor)
+            self._idle.setdefault(slot.gpus, []).append(slot.actor)
             return
         slot.item, slot.attempts = following[0], following[1] + 1
         slots[slot.actor.run.remote(slot.item, slot.attempts)] = slot
@@ -123,7 +129,11 @@ class RayRunner:
         retries: deque[tuple[T, int]],
     ) -> Iterator[Outcome[T, R]]:
         if slot.opening:
-            raise SightlineError(f"a worker died while it was starting ({describe(error)})") from None
+            # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
+            if slot.attempts >= MAX_ATTEMPTS:
+                raise SightlineError(f"workers die while they are starting ({describe(error)})") from None
+            self._start(task, slots, slot.attempts)
+            return
         log.warning("a worker was lost (attempt %d of %d); its shard is tried again", slot.attempts, MAX_ATTEMPTS)
         assert slot.item is not None, "an open worker has an item"
         if slot.attempts >= MAX_ATTEMPTS:
@@ -131,13 +141,15 @@ class RayRunner:
             yield Outcome(item=slot.item, value=None, error=lost, attempts=slot.attempts)
         else:
             retries.append((slot.item, slot.attempts))
-        fresh: _Slot[T] = self._new_slot(task)
-        slots[fresh.actor.opened.remote()] = fresh
+        self._start(task, slots)
 
-    def _new_slot(self, task: Task[T, R]) -> _Slot[T]:
-        gpus = self._options.gpus_per_worker if task.uses_gpu and _gpus() else 0
-        actor = _Worker.options(num_gpus=gpus, num_cpus=1).remote(task, _threads_per_worker(self._workers(task)))
-        return _Slot(actor=actor)
+    def _start(self, task: Task[T, R], slots: dict[Any, _Slot[T]], attempts: int = 0) -> None:
+        """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
+        gpus = self._options.gpus_per_worker if task.uses_gpu and _gpus() else 0.0
+        idle = self._idle.get(gpus)
+        actor = idle.pop() if idle else _Worker.options(num_gpus=gpus, num_cpus=1).remote()
+        opened = actor.open.remote(task, _threads_per_worker(self._workers(task)))
+        slots[opened] = _Slot(actor=actor, gpus=gpus, attempts=attempts + 1)
 
     def _workers(self, task: Task[Any, Any]) -> int:
         if self._options.workers:
@@ -150,20 +162,22 @@ class RayRunner:
 
 @ray.remote
 class _Worker:
-    """An actor around an opened task."""
+    """An actor around an opened task; another task takes its place when the next phase begins."""
 
-    def __init__(self, task: Task[Any, Any], threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._error: str | None = None
+    def __init__(self) -> None:
         self._function: Callable[[Any], Any] | None = None
+
+    def open(self, task: Task[Any, Any], threads: int) -> SightlineError | None:
+        """Open a task; return why it could not be opened, or None."""
+        torch.set_num_threads(threads)
+        self._function = None
         try:
             self._function = task.open()
+        except SightlineError as error:
+            return error
         except Exception as error:  # noqa: BLE001 - told to the driver, which ends the run with it
-            self._error = describe(error)
-
-    def opened(self) -> str | None:
-        """Return why the task could not be opened, or None."""
-        return self._error
+            return SightlineError(describe(error))
+        return None
 
     def run(self, item: Any, attempts: int) -> Outcome[Any, Any]:
         """Carry out one item."""

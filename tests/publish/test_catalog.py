@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import (
+    CommitUnknownError,
+    ConflictError,
+    ExistsError,
+    IntegrityError,
+    NotFoundError,
+    SightlineError,
+    TransientError,
+    UserError,
+)
+from pipeline.core.specs import canonical, digest_of
+from pipeline.core.storage import LocalStore
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.snapshot import Snapshot, parse_snapshot, snapshot_bytes
+from tests.builders import images, run, write_files
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> tuple[Catalog, Snapshot]:
+    run(write_files(tmp_path / "src", images(3)), tmp_path / "root")
+    catalog = Catalog(LocalStore(str(tmp_path / "root")))
+    return catalog, catalog.require_head()
+
+
+def following(snapshot: Snapshot, writer: str) -> Snapshot:
+    return snapshot.model_copy(update={"version": snapshot.version + 1, "parent": snapshot.version, "writer": writer})
+
+
+def test_a_snapshot_survives_its_file(published: tuple[Catalog, Snapshot]) -> None:
+    _, snapshot = published
+    assert parse_snapshot(snapshot_bytes(snapshot), "x") == snapshot
+
+
+def test_i7_any_changed_byte_of_a_snapshot_is_refused(published: tuple[Catalog, Snapshot]) -> None:
+    _, snapshot = published
+    data = snapshot_bytes(snapshot)
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 0x01
+        with pytest.raises(IntegrityError, match=r"00000001\.json"):
+            parse_snapshot(bytes(changed), "snapshots/00000001.json")
+    for cut in (0, 1, len(data) // 2, len(data) - 1):
+        with pytest.raises(IntegrityError):
+            parse_snapshot(data[:cut], "x")
+
+
+def test_i12_a_newer_format_is_refused_plainly(published: tuple[Catalog, Snapshot]) -> None:
+    body = json.loads(snapshot_bytes(published[1]))
+    del body["digest"]
+    body["format"] = 2
+    with pytest.raises(SightlineError, match="newer than this release"):
+        parse_snapshot(canonical({**body, "digest": digest_of(body)}) + b"\n", "x")
+
+
+def test_i4_the_second_of_two_commits_of_a_number_is_a_conflict_that_names_both(
+    published: tuple[Catalog, Snapshot],
+) -> None:
+    catalog, snapshot = published
+    catalog.commit(following(snapshot, "first"))
+    with pytest.raises(ConflictError, match=r"writer first.*writer second"):
+        catalog.commit(following(snapshot, "second"))
+    assert catalog.require_head().writer == "first"
+
+
+class Lossy(LocalStore):
+    """A store whose conditional create is applied but whose answer is lost, or which fails and stays silent."""
+
+    def __init__(self, path: str, *, applied: bool) -> None:
+        super().__init__(path)
+        self.applied = applied
+
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        if name.startswith("snapshots"):
+            if self.applied:
+                super().put_if_absent(name, data)
+            raise TransientError(f"{name}: timed out")
+        super().put_if_absent(name, data)
+
+
+class Retried(LocalStore):
+    """A store whose client retries a create that had succeeded, and then reports the name as taken."""
+
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        super().put_if_absent(name, data)
+        if name.startswith("snapshots"):
+            raise ExistsError(f"{name}: exists already")
+
+
+def test_i4_a_commit_whose_answer_was_lost_is_found_to_be_done(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    for number, store in enumerate((Lossy(catalog.store.url, applied=True), Retried(catalog.store.url))):
+        snapshot = Catalog(store).commit(following(snapshot, f"w{number}"))
+        assert catalog.require_head().writer == f"w{number}"
+
+
+def test_i4_an_unknown_outcome_is_said_to_be_unknown(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    with pytest.raises(CommitUnknownError, match="nothing was deleted"):
+        Catalog(Lossy(catalog.store.url, applied=False)).commit(following(snapshot, "w"))
+
+
+def test_i7_changed_missing_and_swapped_objects_are_refused_by_name(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    root = Path(catalog.store.url)
+    for artifact in (snapshot.descriptors, snapshot.listing, *snapshot.artifacts):
+        path = root / artifact.uri
+        data = path.read_bytes()
+        for changed in (data[:-1], data + b"x", bytes([data[0] ^ 1]) + data[1:]):
+            path.write_bytes(changed)
+            with pytest.raises(IntegrityError) as caught:
+                catalog.read(artifact)
+            assert artifact.uri in str(caught.value)
+        path.unlink()
+        with pytest.raises(IntegrityError, match="missing"):
+            catalog.fetch(artifact, root)
+        path.write_bytes(data)
+        assert catalog.read(artifact) == data
+
+
+def test_the_first_completion_record_counts(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    first, second = snapshot.listing, snapshot.descriptors
+    assert catalog.complete("artifacts/records/x.json", first) == first
+    assert catalog.complete("artifacts/records/x.json", second) == first
+
+
+def test_a_snapshot_that_is_not_there_is_a_user_s_mistake(published: tuple[Catalog, Snapshot], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no snapshot 7"):
+        published[0].load(7)
+    with pytest.raises(UserError, match="sightline index"):
+        Catalog(LocalStore(str(tmp_path / "empty"))).require_head()
+    with pytest.raises(NotFoundError):
+        published[0].store.read("snapshots/00000007.json")
