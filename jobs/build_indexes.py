@@ -42,8 +42,8 @@ def build_indexes(
     for spec in index_specs(recipe):
         held = {name for shard in shards if shard.kind == spec.kind for name in shard.files}
         new = [file for file in files if file.id not in held]
-        for group in groups(new, options.rows_per_index_shard):
-            work.append(FillItem(kind=spec.kind, trained=trained[spec.kind], files=group))
+        cut = groups(new, options.rows_per_index_shard)
+        work += [FillItem(kind=spec.kind, trained=trained[spec.kind], files=group) for group in cut]
     with reporter.phase("fill", len(work), "index shards") as phase:
         for outcome in runner.map(FillTask(root=options.root, recipe=recipe), work):
             shards.append(value_of(outcome))

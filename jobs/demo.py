@@ -13,18 +13,32 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from jobs.demo_page import DemoPage, Row, Step, thumbnail, write_page
+from jobs.demo_shards import (
+    FIRST_SCENES,
+    SCENES,
+    SCENES_PER_SHARD,
+    SEED,
+    VIEWS,
+    TarItem,
+    chance_map,
+    draw,
+    relevant_keys,
+    split_last,
+    tar_items,
+)
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.index import IndexOptions, IndexReport, run_index
 from jobs.progress import Reporter
 from jobs.query import QueryOptions, query
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions, open_runner
-from jobs.scene_views import member_name, view_bytes, write_queries, write_tar
+from jobs.scene_views import member_name, view_bytes, write_queries
 from jobs.weights import named_weights
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Floats
@@ -34,58 +48,10 @@ from pipeline.stages.extract import ExtractOptions
 from pipeline.table import DescriptorReader
 from pipeline.whiten import fit_supervised
 
-SEED, TRAINING_SEED = 0, 1001
-SCENES, FIRST_SCENES, VIEWS = 200, 180, 3
-"""Scenes in all, those in the first publication, and the views of each in the collection."""
-TRAINING_SCENES, TRAINING_VIEWS = 300, 4
-SCENES_PER_SHARD = 20
+TRAINING_SEED, TRAINING_SCENES, TRAINING_VIEWS = 1001, 300, 4
 TRAINING_PAIR_DIMS, SUBSPACE = 128, 256
 SHOWN = 12
 RAY = RunnerOptions(kind="ray", workers=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TarItem:
-    """A tar shard to draw: its path, the seed, and the (scene, view) pairs in it."""
-
-    path: Path
-    seed: int
-    views: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawTask:
-    """Work for a runner: draws one tar shard; returns how many images it holds."""
-
-    uses_gpu = False
-
-    def open(self) -> DrawTask:
-        """Nothing to load."""
-        return self
-
-    def __call__(self, item: TarItem) -> int:
-        """Draw and write."""
-        write_tar(item.path, item.seed, item.views)
-        return len(item.views)
-
-
-def tar_items(folder: Path, seed: int, scenes: range, views: range) -> list[TarItem]:
-    """Return the shards that scenes are packed into: all views of SCENES_PER_SHARD scenes in each."""
-    items = []
-    for start in range(scenes.start, scenes.stop, SCENES_PER_SHARD):
-        inside = range(start, min(start + SCENES_PER_SHARD, scenes.stop))
-        pairs = tuple((scene, view) for scene in inside for view in views)
-        items.append(TarItem(path=folder / f"scenes-{start // SCENES_PER_SHARD:04d}.tar", seed=seed, views=pairs))
-    return items
-
-
-def draw(items: Sequence[TarItem], runner: Runner, reporter: Reporter, name: str) -> None:
-    """Draw shards on the runner."""
-    with reporter.phase(name, len(items)) as phase:
-        for outcome in runner.map(DrawTask(), items):
-            if outcome.value is None:
-                raise SightlineError(f"{outcome.item.path}: {outcome.error}")
-            phase.advance(outcome.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +64,7 @@ class Descriptor:
 
 
 def choose(weights: str | None, work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
-    """Return the pretrained recipe when its weights are at hand, else the offline one, whose whitening is learned here."""
+    """Return the pretrained recipe when its weights are at hand, else the offline one with a whitening learned here."""
     pretrained = RecipeOptions(
         backbone="mobilenet_v2",
         weights=weights or "imagenet",
@@ -142,8 +108,8 @@ def learned(work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
     path.write_bytes(whitening.to_bytes())
     flags = f"--backbone alexnet --weights random:0 --pooling raac --resize longest:256 --whiten {path}"
     honest = (
-        "No pretrained weights were found, so the network is random; only its whitening was learned, from pairs of views of "
-        f"{TRAINING_SCENES} other generated scenes. Name real weights with python -m jobs.demo --weights FILE."
+        "No pretrained weights were found, so the network is random; only its whitening was learned, from pairs of "
+        f"views of {TRAINING_SCENES} other generated scenes. Name real weights with python -m jobs.demo --weights FILE."
     )
     recipe = RecipeOptions(
         backbone="alexnet", weights="random:0", pooling="raac", resize="longest:256", whiten=str(path), dtype="float16"
@@ -155,20 +121,9 @@ def stored_descriptors(root: Path) -> tuple[list[str], Floats]:
     """Return keys and descriptors (n, d) of everything below a local ROOT, sorted by key."""
     files = [p for p in sorted((root / "descriptors").rglob("*.parquet")) if ".rejects." not in p.name]
     readers = [DescriptorReader(path) for path in files]
-    keys = [key for reader in readers for key in reader.keys()]
+    keys = list(chain.from_iterable(reader.keys() for reader in readers))
     order = np.argsort(keys, kind="stable")
     return [keys[i] for i in order], np.concatenate([reader.vectors() for reader in readers])[order]
-
-
-def chance_map(images: int, relevant: int) -> float:
-    """Expected AP of a random ranking: ((R-1)/(N-1) · (N - H_N) + H_N) / N, with H_N the harmonic number."""
-    harmonic = float((1.0 / np.arange(1, images + 1)).sum())
-    return ((relevant - 1) / (images - 1) * (images - harmonic) + harmonic) / images
-
-
-def key_of(scene: int, view: int) -> str:
-    """Return the key of a view in the collection."""
-    return f"scenes-{scene // SCENES_PER_SHARD:04d}.tar/{member_name(scene, view)}"
 
 
 def run_demo(folder: Path, weights: str | None, reporter: Reporter) -> DemoPage:
@@ -201,39 +156,13 @@ def run_demo(folder: Path, weights: str | None, reporter: Reporter) -> DemoPage:
     return score_and_show(folder, descriptor, steps, removed, (started, reporter))
 
 
-def split_last(source: Path) -> None:
-    """Cut the newest shard in two, so that the second publication brings two new shards."""
-    start = FIRST_SCENES
-    name = source / f"scenes-{start // SCENES_PER_SHARD:04d}.tar"
-    half = SCENES_PER_SHARD // 2
-    for path, scenes in ((name, range(start, start + half)), (late(source), range(start + half, SCENES))):
-        write_tar(path, SEED, ((scene, view) for scene in scenes for view in range(1, VIEWS + 1)))
-
-
-def late(source: Path) -> Path:
-    """Return the path of the last shard."""
-    return source / f"scenes-{FIRST_SCENES // SCENES_PER_SHARD:04d}b.tar"
-
-
 def told(report: IndexReport) -> str:
     """Return an indexing run in a sentence."""
     images = report.images
     return (
-        f"Snapshot {report.snapshot}: {images['indexed']} images, {images['added']} extracted, {images['removed']} dropped, "
-        f"in {sum(report.seconds.values()):.1f} s."
+        f"Snapshot {report.snapshot}: {images['indexed']} images, {images['added']} extracted, "
+        f"{images['removed']} dropped, in {sum(report.seconds.values()):.1f} s."
     )
-
-
-def relevant_keys(removed: tuple[int, int]) -> dict[int, list[str]]:
-    """Return for each scene the keys of its views in the final collection."""
-    found: dict[int, list[str]] = {}
-    for scene in range(SCENES):
-        shard = key_of(scene, 1).split("/")[0]
-        if scene >= FIRST_SCENES + SCENES_PER_SHARD // 2:
-            shard = late(Path()).name
-        pairs = [(scene, view) for view in range(1, VIEWS + 1) if (scene, view) != removed]
-        found[scene] = [f"{shard}/{member_name(*pair)}" for pair in pairs]
-    return found
 
 
 def score_and_show(
@@ -259,6 +188,7 @@ def score_and_show(
     page = DemoPage(
         images=images,
         scenes=SCENES,
+        views=VIEWS,
         snapshot=snapshot.version,
         descriptor=snapshot.summary.origin,
         honest=descriptor.honest,
@@ -280,7 +210,9 @@ def shown_rows(root: Path, queries: Path, relevant: dict[int, list[str]]) -> Ite
     names = [member_name(scene, 0) for scene in scenes]
     answer = query(
         QueryOptions(
-            root=str(root), images=[str(queries / name) for name in names], search=SearchOptions(k=5, index="ivfpq")
+            root=str(root),
+            images=[str(queries / name) for name in names],
+            search=SearchOptions(k=VIEWS + 1, index="ivfpq"),
         )
     )
     for scene, name, result in zip(scenes, names, answer["results"], strict=True):
@@ -312,10 +244,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"$ {step.command}\n  {step.outcome}")
     approximate = ", ".join(f"{name} {value:.3f}" for name, value in page.approximate)
     print(
-        f"mAP {page.mean_average_precision:.3f} (chance {page.chance:.3f}), P@1 {page.precision_at_1:.3f}; mAP with {approximate}"
+        f"mAP {page.mean_average_precision:.3f} (chance {page.chance:.3f}), P@1 {page.precision_at_1:.3f}; "
+        f"mAP with {approximate}"
     )
     print(
-        f"{page.images} images in snapshot {page.snapshot}, {page.seconds:.0f} s in all; open {chosen.folder}/index.html"
+        f"{page.images} images in snapshot {page.snapshot}, {page.seconds:.0f} s in all; "
+        f"open {chosen.folder}/index.html"
     )
     return 0
 

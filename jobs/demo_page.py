@@ -46,6 +46,7 @@ class DemoPage:
 
     images: int
     scenes: int
+    views: int
     snapshot: int
     descriptor: str
     honest: str

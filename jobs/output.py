@@ -96,10 +96,10 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         f"  recipe {recipe['fingerprint'][:12]}, {data['descriptors']['files']} descriptor files, "
         f"{human_bytes(data['descriptors']['bytes'])}",
     ]
-    for index in data["indexes"]:
-        lines.append(
-            f"  {index['kind']}: {index['rows']} rows in {index['shards']} shards, {human_bytes(index['bytes'])}"
-        )
+    lines += [
+        f"  {index['kind']}: {index['rows']} rows in {index['shards']} shards, {human_bytes(index['bytes'])}"
+        for index in data["indexes"]
+    ]
     lines += [f"  set aside: {shard}" for shard in data["set_aside"]]
     lines.append("history")
     for row in data["history"]:
@@ -127,7 +127,7 @@ def print_hits(data: dict[str, Any]) -> None:
 
 def _plain(text: str) -> str:
     # Keys are foreign text: neither console markup nor control characters may act on the terminal.
-    return "".join(c if c.isprintable() else "\\x%02x" % ord(c) for c in text).replace("[", "\\[")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text).replace("[", "\\[")
 
 
 def human_bytes(count: float) -> str:

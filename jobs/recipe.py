@@ -1,7 +1,7 @@
 """From what a user says (options, a recipe file, nothing) to a Recipe, and the objects it needs stored.
 
-What is not said is taken from the ROOT's head, so that a plain `sightline index SOURCE ROOT` goes on as before; in a new
-ROOT from the defaults. Nothing is written here: the job stores `blobs` when it really runs.
+What is not said is taken from the ROOT's head, so that a plain `sightline index SOURCE ROOT` goes on as before; in a
+new ROOT from the defaults. Nothing is written here: the job stores `blobs` when it really runs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from jobs.weights import Weights, checkpoint_at, local_copy, named_weights
 from pipeline.checkpoints import Checkpoint, read_whitening_file
-from pipeline.core.errors import UserError
+from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.specs import explain, kinds
-from pipeline.core.storage import NotFoundError, public_url, split_location
+from pipeline.core.storage import public_url, split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening, from_components

@@ -1,4 +1,4 @@
-"""Views of procedural scenes: viewpoint, crop, light, occlusion and camera; and the tar shards and queries made of them.
+"""Views of procedural scenes: viewpoint, crop, light, occlusion, camera; and tar shards and queries made of them.
 
 A view is a function of (seed, scene, view) alone, and tar files are equal to the byte from run to run.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -75,7 +76,7 @@ def _facade(rng: Generator, canvas: _Canvas) -> None:
     draw.rectangle((0, int(h * 0.93), w, h), fill=(96, 92, 90))
     cuts = np.sort(rng.uniform(0.25, 0.78, int(rng.integers(1, 4))))
     edges = [0.0, *[float(c) for c in cuts], 1.0]
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in pairwise(edges):
         if right - left > 0.08:
             _house(rng, canvas, (int(left * w), int(right * w)))
 

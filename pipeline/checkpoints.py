@@ -53,7 +53,7 @@ class WhiteningParts:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """tensors under torchvision's names, with pool.p, projection.*, regional.*; settings are pooled-extractor fields."""
+    """tensors under torchvision's names, with pool.p, projection.*, regional.*; settings are its fields."""
 
     format: Literal["weights", "dir", "cirtorch", "sightline"]
     backbone: str | None
@@ -110,7 +110,7 @@ def read_whitening_file(path: Path, name: str | None = None) -> WhiteningParts:
 
 
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> list[Path]:
-    """Write model.safetensors, model.json and whitening-*.safetensors; return the files. `read_checkpoint` reads them."""
+    """Write model.safetensors, model.json and whitening-*.safetensors, for `read_checkpoint`; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "model.safetensors", folder / "model.json"]
     save_file({name: value.contiguous() for name, value in sorted(checkpoint.tensors.items())}, files[0])
@@ -206,7 +206,7 @@ def _from_cirtorch(body: dict[str, Any], name: str, sha: str) -> Checkpoint:
         raise UserError(name, f"pools by {pooling!r}", f"only {', '.join(CIRTORCH_POOLING)} are known")
     tensors = {_cirtorch_name(k, backbone): v for k, v in _tensors(body["state_dict"], name).items()}
     regional = bool(meta.get("regional", False))
-    settings = {
+    settings: dict[str, Any] = {
         "pooling": CIRTORCH_POOLING[pooling],
         "gem_p": None,
         "regional": regional,

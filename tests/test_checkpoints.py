@@ -35,8 +35,9 @@ def old_sklearn() -> Iterator[None]:
     yield
     for name in names:
         del sys.modules[name]
-        if saved[name] is not None:
-            sys.modules[name] = saved[name]
+        module = saved[name]
+        if module is not None:
+            sys.modules[name] = module
 
 
 def fitted_pca(d: int = 8) -> Pca:
@@ -132,8 +133,8 @@ def test_a_cirtorch_checkpoint_gives_torchvision_names_and_its_lw(tmp_path: Path
 
 def test_a_densenet_of_cirtorch_is_renamed_block_by_block(tmp_path: Path) -> None:
     ours = random_tensors("densenet121", 0)
-    order = ("conv0", "norm0", "relu0", "pool0", "denseblock1", "transition1", "denseblock2", "transition2")
-    order += ("denseblock3", "transition3", "denseblock4", "norm5")
+    order = [*("conv0", "norm0", "relu0", "pool0", "denseblock1", "transition1", "denseblock2", "transition2")]
+    order += ["denseblock3", "transition3", "denseblock4", "norm5"]
     state = {}
     for name, value in ours.items():
         _, block, rest = name.split(".", 2)

@@ -17,7 +17,7 @@ from tests.builders import encoded, jpeg, picture
 NONE = Resize.parse("none")
 
 
-def pixels(data: bytes, resize: str = "none") -> np.ndarray:  # type: ignore[type-arg]
+def pixels(data: bytes, resize: str = "none") -> np.ndarray:
     return decode(data, Resize.parse(resize)).pixels
 
 

@@ -16,7 +16,7 @@ def rows(n: int) -> list[ImageRow]:
     return [ImageRow(key=f"a/{i}.jpg", uri=f"s3://b/a/{i}.jpg", width=4, height=3, sha256="00" * 32) for i in range(n)]
 
 
-def vectors(n: int, d: int = 8) -> np.ndarray:  # type: ignore[type-arg]
+def vectors(n: int, d: int = 8) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
 
 

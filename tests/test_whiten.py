@@ -9,12 +9,12 @@ from pipeline.core.errors import IntegrityError, UserError
 from pipeline.whiten import Moments, Whitening, fit_pca, fit_supervised, from_components
 
 
-def sample(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+def sample(n: int = 200, d: int = 12, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return (generator.normal(size=(n, d)) @ generator.normal(size=(d, d)) + 1.0).astype(np.float32)
 
 
-def gram(x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def gram(x: np.ndarray) -> np.ndarray:
     return np.asarray(x @ x.T)
 
 

@@ -281,8 +281,11 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """List recursively; S3 answers in byte order of the keys."""
         start = f"{self.path}/{prefix}".rstrip("/")
-        with _s3_errors(start):
-            found = self._fs.find(start, detail=True)
+        try:
+            with _s3_errors(start):
+                found = self._fs.find(start, detail=True)
+        except NotFoundError:
+            return
         for path in sorted(found, key=str.encode):
             info = found[path]
             if info["type"] == "file" and not path.endswith("/"):

@@ -96,7 +96,7 @@ def _globals(path: Path) -> list[str]:
                 memo[len(memo) if argument is None else int(argument)] = last or ""
             else:
                 refers = opcode.name.endswith("BINGET")
-                last = memo.get(int(argument)) if refers else argument if isinstance(argument, str) else None
+                last = memo.get(int(str(argument))) if refers else argument if isinstance(argument, str) else None
                 texts += [last] if last is not None else []
     except (ValueError, OSError, IndexError, zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError):
         return found

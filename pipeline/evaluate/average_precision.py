@@ -10,7 +10,7 @@ R_AT = (1, 5, 10, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Means over the queries that have relevant images. recall[k]: share of queries with a relevant image in the top k."""
+    """Means over queries that have relevant images. recall[k]: share of queries with a relevant image in the top k."""
 
     queries: int
     skipped: int

@@ -121,7 +121,7 @@ class PooledExtractor:
             vectors = self._describe(pixels_nhwc)
         return DescriptorBatch(vectors=vectors.cpu().numpy(), image_row=np.arange(len(images), dtype=np.int64))
 
-    def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:
         per_scale = []
         whole = self._to_tensor(pixels_nhwc)
         for scale in self.spec.scales:
@@ -136,7 +136,7 @@ class PooledExtractor:
             return per_scale[0]
         return l2_normalize(self._pool_scales(per_scale))
 
-    def _to_tensor(self, pixels_nhwc: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def _to_tensor(self, pixels_nhwc: np.ndarray) -> Tensor:
         return normalize_pixels(torch.from_numpy(pixels_nhwc).to(self.device), self.spec.mean, self.spec.std)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _need(extras: dict[str, Tensor], name: str, spec: Spec) -> Tensor:
     return extras[name]
 
 
-def _resized(pixels_nhwc: np.ndarray, scale: float) -> np.ndarray:  # type: ignore[type-arg]
+def _resized(pixels_nhwc: np.ndarray, scale: float) -> np.ndarray:
     height, width = pixels_nhwc.shape[1:3]
     size = (max(1, int(0.5 + scale * width)), max(1, int(0.5 + scale * height)))
     bilinear = PillowImage.Resampling.BILINEAR

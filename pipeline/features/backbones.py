@@ -179,7 +179,8 @@ class _ViTMap(nn.Module):
         tokens = torch.cat([self.class_token.expand(n, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         tokens = self.encoder.dropout(tokens + self._positions(h, w))
         tokens = self.encoder.ln(self.encoder.layers(tokens))
-        return tokens[:, 1:].transpose(1, 2).reshape(n, c, h, w)
+        grid: Tensor = tokens[:, 1:].transpose(1, 2).reshape(n, c, h, w)
+        return grid
 
     def _positions(self, h: int, w: int) -> Tensor:
         embedding: Tensor = self.encoder.pos_embedding

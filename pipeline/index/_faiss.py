@@ -80,7 +80,7 @@ def shift_map(index: Any, positions: int) -> None:
     faiss.copy_array_to_vector(shifted(ids, positions), index.id_map)
 
 
-def expect(path: Path, index: Any, *, rows: int, dim: int, types: tuple[type, ...]) -> None:
+def expect(path: Path, index: Any, *, rows: int, dim: int, types: tuple[Any, ...]) -> None:
     """Raise IntegrityError unless an index is of one of the types, over `rows` vectors of length `dim`."""
     if not isinstance(index, types):
         raise IntegrityError(path.name, f"holds a {type(index).__name__}, not the kind its manifest names")

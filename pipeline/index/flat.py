@@ -1,4 +1,4 @@
-"""Flat: every vector as it is, exact inner products. The yardstick of the approximate kinds, and enough for 10^6 images."""
+"""Flat: every vector as it is, exact inner products. The yardstick of the approximate kinds, enough for 10^6 images."""
 
 from __future__ import annotations
 

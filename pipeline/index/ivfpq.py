@@ -40,7 +40,7 @@ class Spec(IndexSpec):
     nprobe: int | None = Field(default=None, ge=1)
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
-        """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/8, ≤ 64), nprobe for good recall."""
+        """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/4, ≤ 64), nprobe for good recall."""
         nlist = self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
         m = self.m or _code_size(dim, rows, memory_bytes)
         if dim % m:
@@ -61,7 +61,7 @@ class Spec(IndexSpec):
         return min(rows, MAX_SAMPLE, max(64 * self.nlist, 65_536))
 
     def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
-        """Train quantisers. A sample smaller than the codebook is repeated: k-means wants as many points as centroids."""
+        """Train quantisers. A sample smaller than the codebook is repeated: k-means wants a point per centroid."""
         assert self.nlist is not None, "settings are resolved before training"
         assert self.m is not None, "settings are resolved before training"
         assert self.nprobe is not None, "settings are resolved before training"
@@ -116,7 +116,7 @@ class Spec(IndexSpec):
 
 def _code_size(dim: int, rows: int, memory_bytes: int | None) -> int:
     fitting = [m for m in GPU_M if dim % m == 0]
-    limit = min(64, max(8, dim // 8))
+    limit = min(64, max(8, dim // 4))
     if memory_bytes is not None:
         limit = memory_bytes // rows - OVERHEAD
         if limit < 1:

@@ -147,7 +147,7 @@ class RayRunner:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
         gpus = self._options.gpus_per_worker if task.uses_gpu and _gpus() else 0.0
         idle = self._idle.get(gpus)
-        actor = idle.pop() if idle else _Worker.options(num_gpus=gpus, num_cpus=1).remote()
+        actor = idle.pop() if idle else _ACTOR.options(num_gpus=gpus, num_cpus=1).remote()
         opened = actor.open.remote(task, _threads_per_worker(self._workers(task)))
         slots[opened] = _Slot(actor=actor, gpus=gpus, attempts=attempts + 1)
 
@@ -160,7 +160,6 @@ class RayRunner:
         return max(1, cpus // 2)
 
 
-@ray.remote
 class _Worker:
     """An actor around an opened task; another task takes its place when the next phase begins."""
 
@@ -183,6 +182,9 @@ class _Worker:
         """Carry out one item."""
         assert self._function is not None, "the driver stops when a worker did not open"
         return attempt(self._function, item, attempts)
+
+
+_ACTOR: Any = ray.remote(_Worker)
 
 
 def _gpus() -> float:

@@ -23,7 +23,7 @@ from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.expand import expand
-from pipeline.search.merge import Candidates, located, ranked
+from pipeline.search.merge import Candidates, joined, located, ranked
 
 PREFERENCE = ("flat", "ivfpq")
 """Which index answers when the caller names none: the exact one, else the best approximate one."""
@@ -142,7 +142,9 @@ class SearchIndex:
                     found.append(located(scores[number], ids[number], part.files))
         merged = [ranked(found).first(depth) if found else _NOTHING for found in per_query]
         if rerank:
-            merged = [self.stored.rerank(query, found) for query, found in zip(queries, merged, strict=True)]
+            # Beyond the depth of re-ranking results keep the order of the index, and its estimated scores.
+            pairs = zip(queries, merged, strict=True)
+            merged = [joined(self.stored.rerank(q, found.first(rerank)), found.after(rerank)) for q, found in pairs]
         return [found.first(options.k) for found in merged]
 
     def _expanded(self, queries: Floats, options: SearchOptions) -> Floats:

@@ -25,6 +25,19 @@ class Candidates:
         """Return the k best."""
         return Candidates(score=self.score[:k], file=self.file[:k], row=self.row[:k])
 
+    def after(self, k: int) -> Candidates:
+        """Return all but the k best."""
+        return Candidates(score=self.score[k:], file=self.file[k:], row=self.row[k:])
+
+
+def joined(first: Candidates, second: Candidates) -> Candidates:
+    """Return one list after the other."""
+    return Candidates(
+        score=np.concatenate([first.score, second.score]),
+        file=np.concatenate([first.file, second.file]),
+        row=np.concatenate([first.row, second.row]),
+    )
+
 
 def located(scores: Floats, ids: Ints, files: Ints) -> Candidates:
     """Turn one query's (k,) scores and faiss ids of one index shard into candidates; id -1 means none.

@@ -6,6 +6,7 @@ follows them, and as many bytes came as the listing promised. Python's tarfile w
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ class TarSource:
                 if item is not None:
                     yield item
                 # tarfile keeps every member it has seen; a shard may have a million.
-                archive.members = []
+                archive.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise ShardError(f"is no sound tar archive ({' '.join(str(error).split())})") from None
         stream.expect_end(archive.offset, entry.size)
@@ -102,10 +103,11 @@ class TarSource:
         return Image(key=key, uri=where, data=data)
 
 
-class _Counted:
+class _Counted(io.RawIOBase):
     """A readable that remembers how far it got and its last bytes, to judge how an archive ends."""
 
     def __init__(self, raw: BinaryIO) -> None:
+        super().__init__()
         self._raw = raw
         self._count = 0
         self._tail = b""

@@ -11,7 +11,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ class ExtractTask:
     root: str
     location: str
     recipe: Recipe
-    options: ExtractOptions = ExtractOptions()
+    options: ExtractOptions = field(default_factory=ExtractOptions)
 
     uses_gpu = True
 

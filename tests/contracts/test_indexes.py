@@ -21,7 +21,7 @@ def unit(n: int, d: int, seed: int = 0) -> Floats:
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(20, d))
     x = centres[generator.integers(20, size=n)] + 0.4 * generator.normal(size=(n, d))
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
 
 
 @pytest.fixture(params=kinds(FAMILY))

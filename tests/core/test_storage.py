@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -50,28 +49,30 @@ def test_linked_folders_are_followed_and_cycles_are_not(tmp_path: Path) -> None:
     assert [e.path for e in LocalStore(str(tmp_path / "root")).list()] == ["link/x.jpg"]
 
 
+def create(store: LocalStore, name: str, number: int, barrier: threading.Barrier, wins: list[int]) -> None:
+    barrier.wait()
+    try:
+        store.put_if_absent(name, bytes([number]) * 5000)
+    except ExistsError:
+        return
+    wins.append(number)
+
+
 def test_of_many_creators_one_wins_and_nothing_is_ever_partial(tmp_path: Path) -> None:
     for turn in range(30):
         store = LocalStore(str(tmp_path))
         wins: list[int] = []
         barrier = threading.Barrier(4)
 
-        def create(number: int, name: str = f"{turn}.json", wins: list[int] = wins, barrier: threading.Barrier = barrier) -> None:
-            barrier.wait()
-            try:
-                store.put_if_absent(name, bytes([number]) * 5000)
-            except ExistsError:
-                return
-            wins.append(number)
-
-        threads = [threading.Thread(target=create, args=(n,)) for n in range(4)]
+        arguments = [(store, f"{turn}.json", n, barrier, wins) for n in range(4)]
+        threads = [threading.Thread(target=create, args=each) for each in arguments]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert len(wins) == 1
         assert store.read(f"{turn}.json") == bytes([wins[0]]) * 5000
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".sightline")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".sightline")]
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", "a\0b"])
@@ -82,8 +83,18 @@ def test_names_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://169.254.169.254/x", "ftp://h/x", "memory://x", "github://a/b", "simplecache::file:///etc/hostname", "s3://"]
-    + ["reference://x", "jupyter://h/x", "a::b", "sftp://u:p@h/x"],
+    [
+        "http://169.254.169.254/x",
+        "ftp://h/x",
+        "memory://x",
+        "github://a/b",
+        "simplecache::file:///etc/hostname",
+        "s3://",
+        "reference://x",
+        "jupyter://h/x",
+        "a::b",
+        "sftp://u:p@h/x",
+    ],
 )
 def test_other_schemes_and_chains_are_refused_in_one_line(url: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -147,7 +147,7 @@ def golden_value(key: int, shape: list[int], name: str) -> torch.Tensor:
     v = v - np.floor(v)
     if len(shape) >= 2:
         v = (v - 0.5) * 2 * np.sqrt(3) * np.sqrt(2 / np.prod(shape[1:]))
-    elif name.endswith("running_var") or name.endswith("weight"):
+    elif name.endswith(("running_var", "weight")):
         v = 0.5 + v
     else:
         v = 0.1 * (v - 0.5)

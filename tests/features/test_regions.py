@@ -47,8 +47,8 @@ def test_region_counts_are_those_of_the_reference(height: int, width: int, count
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_every_region_lies_inside_the_map(height: int, width: int) -> None:
     for top, left, rows, columns in rmac_grid(height, width):
-        assert 0 <= top
-        assert 0 <= left
+        assert top >= 0
+        assert left >= 0
         assert top + rows <= height
         assert left + columns <= width
 

@@ -115,8 +115,12 @@ def test_an_empty_archive_holds_no_images(tmp_path: Path) -> None:
         "🖼.jpg",
         "-rf.jpg",
         "%2e%2e/x.jpg",
-    ]
-    + ["<img onerror=alert(1)>.jpg", "=cmd.jpg", "x" * 255 + ".jpg", "p/" * 2000 + "x.jpg", ".hidden.jpg"],
+        "<img onerror=alert(1)>.jpg",
+        "=cmd.jpg",
+        "x" * 255 + ".jpg",
+        "p/" * 2000 + "x.jpg",
+        ".hidden.jpg",
+    ],
 )
 def test_member_names_are_labels(tmp_path: Path, name: str) -> None:
     (item,) = read(tmp_path, tar_bytes({name: b"data"}))
