@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from click import ClickException, UsageError
-from click.exceptions import Abort, Exit
 
 from jobs import convert as convert_job
 from jobs import evaluate as evaluate_job
@@ -44,6 +42,11 @@ Index = Annotated[str, typer.Option(help="Index kind to search; the snapshot's b
 Rerank = Annotated[
     int | None, typer.Option(help="Candidates scored exactly from stored descriptors. [default: max(100, 10 K)]")
 ]
+
+
+# typer carries its own click and shows these classes only as bases of what it exports.
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
+CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
 
 
 class RunnerKind(enum.StrEnum):
@@ -253,13 +256,13 @@ def run(arguments: Sequence[str]) -> int:
         code = app(args=list(arguments), standalone_mode=False)
     except SightlineError as error:
         return _failed(str(error), error.exit_code, arguments)
-    except UsageError as error:
+    except USAGE_ERROR as error:
         return _failed(error.format_message(), 2, arguments)
-    except Exit as error:
+    except typer.Exit as error:
         return int(error.exit_code)
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _failed("interrupted; run the same command again to go on, finished shards are kept", 130, arguments)
-    except ClickException as error:
+    except CLICK_ERROR as error:
         return _failed(error.format_message(), 2, arguments)
     return int(code or 0)
 

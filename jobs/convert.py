@@ -8,7 +8,7 @@ from typing import Any
 from jobs._main import run_module
 from jobs.weights import checkpoint_at
 from pipeline.checkpoints import write_checkpoint
-from pipeline.core.storage import public_url
+from pipeline.core.names import public_url
 
 
 def convert(location: str, folder: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from jobs._main import run_module
 from jobs.progress import Reporter
 from jobs.query import read_image, stacked
 from pipeline.core.errors import UserError
-from pipeline.core.storage import open_store, public_url
+from pipeline.core.names import public_url
+from pipeline.core.storage import open_store
 from pipeline.core.types import Floats, Image, Ints, Reject, Shard
 from pipeline.evaluate import average_precision, revisited
 from pipeline.evaluate.ground_truth import Relevant, Revisited, parse_ground_truth

@@ -16,7 +16,8 @@ from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core.errors import SightlineError, UserError
-from pipeline.core.storage import open_store, public_url
+from pipeline.core.names import public_url
+from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Shard
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog

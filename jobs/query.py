@@ -10,7 +10,8 @@ import numpy as np
 
 from jobs._main import run_module
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.storage import open_store, public_url, split_location
+from pipeline.core.names import public_url
+from pipeline.core.storage import open_store, split_location
 from pipeline.core.types import Floats
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import Box, QueryExtractor

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from jobs.weights import Weights, checkpoint_at, local_copy, named_weights
 from pipeline.checkpoints import Checkpoint, read_whitening_file
 from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.names import public_url
 from pipeline.core.specs import explain, kinds
-from pipeline.core.storage import public_url, split_location
+from pipeline.core.storage import split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening, from_components

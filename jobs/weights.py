@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pipeline.checkpoints import Checkpoint, read_checkpoint
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.storage import public_url, split_location
+from pipeline.core.names import public_url
+from pipeline.core.storage import split_location
 from pipeline.features.backbones import imagenet_tensors, random_tensors
 
 RANDOM = "random:"

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO, Protocol
 
-import fsspec
-
-from pipeline.core.errors import ExistsError, NotFoundError, StoreError, TransientError, UserError
+from pipeline.core.errors import ExistsError, NotFoundError, StoreError, UserError
+from pipeline.core.names import checked_name, public_url, split_scheme
+from pipeline.core.s3 import S3Store
 from pipeline.core.types import Entry
 
-SCHEMES = ("file", "s3")
 _TEMPORARY = ".sightline-tmp-"
-_WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
 class Store(Protocol):
@@ -82,33 +78,6 @@ def open_store(location: str) -> Store:
     return S3Store(path)
 
 
-def split_scheme(location: str) -> tuple[str, str]:
-    """Return (scheme, path) of an allowed location, without query or user information."""
-    shown = public_url(location)
-    if "::" in location:
-        raise UserError(shown, "chained URLs are not opened", "name the object itself")
-    if "://" not in location or _WINDOWS_DRIVE.match(location):
-        return "file", location
-    parts = urlsplit(location)
-    if parts.scheme not in SCHEMES:
-        raise UserError(shown, f"scheme {parts.scheme!r} is not allowed", f"use a local path or {SCHEMES[1]}://")
-    if parts.scheme == "file":
-        return "file", unquote(parts.path)
-    bucket = parts.netloc.rpartition("@")[2]
-    if not bucket:
-        raise UserError(shown, "names no bucket", "write s3://bucket/prefix")
-    return "s3", f"{bucket}{location.partition(parts.netloc)[2].partition('?')[0]}".rstrip("/")
-
-
-def public_url(location: str) -> str:
-    """Return a location fit for messages: no user information, no query (presigned URLs carry secrets there)."""
-    if "://" not in location:
-        return location
-    scheme, _, rest = location.partition("://")
-    netloc, slash, path = rest.partition("/")
-    return f"{scheme}://{netloc.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
-
-
 def split_location(location: str) -> tuple[Store, str]:
     """Return (store of the parent folder, name) for the location of a single object."""
     scheme, path = split_scheme(location)
@@ -119,13 +88,6 @@ def split_location(location: str) -> tuple[Store, str]:
     if not parent:
         raise UserError(public_url(location), "names a bucket, not an object", "write s3://bucket/name")
     return S3Store(parent), name
-
-
-def _checked(name: str) -> str:
-    parts = name.split("/")
-    if not name or name.startswith("/") or ".." in parts or "\0" in name:
-        raise StoreError(f"{name!r}: not a name inside the store")
-    return name
 
 
 class LocalStore:
@@ -139,7 +101,7 @@ class LocalStore:
         return LocalStore, (self.url,)
 
     def _path(self, name: str) -> Path:
-        return self.root / _checked(name)
+        return self.root / checked_name(name)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Walk folders in byte order of the resulting names; links are followed, link cycles are not."""
@@ -245,125 +207,3 @@ def _local_errors(name: str) -> Iterator[None]:
         raise NotFoundError(f"{name}: no such object") from None
     except OSError as error:
         raise StoreError(f"{name}: {error.strerror or error}") from error
-
-
-_TRANSIENT_CODES = {
-    "SlowDown",
-    "InternalError",
-    "ServiceUnavailable",
-    "RequestTimeout",
-    "Throttling",
-    "429",
-    "500",
-    "503",
-}
-_TAKEN_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
-
-
-class S3Store:
-    """An S3 prefix through s3fs. Endpoint, region and credentials come from the usual AWS variables and profiles."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.url = f"s3://{path}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return S3Store, (self.path,)
-
-    @property
-    def _fs(self) -> Any:
-        # fsspec keeps one instance per process and thread-safe event loop; nothing is held here, nothing is pickled.
-        return fsspec.filesystem("s3", use_listings_cache=False)
-
-    def _path(self, name: str) -> str:
-        return f"{self.path}/{_checked(name)}"
-
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """List recursively; S3 answers in byte order of the keys."""
-        start = f"{self.path}/{prefix}".rstrip("/")
-        try:
-            with _s3_errors(start):
-                found = self._fs.find(start, detail=True)
-        except NotFoundError:
-            return
-        for path in sorted(found, key=str.encode):
-            info = found[path]
-            if info["type"] == "file" and not path.endswith("/"):
-                yield _s3_entry(path[len(self.path) + 1 :], info)
-
-    def stat(self, name: str) -> Entry:
-        """Return size and ETag."""
-        with _s3_errors(name):
-            return _s3_entry(name, self._fs.info(self._path(name)))
-
-    def exists(self, name: str) -> bool:
-        """Tell whether the object exists."""
-        try:
-            self.stat(name)
-        except NotFoundError:
-            return False
-        return True
-
-    def read(self, name: str) -> bytes:
-        """Return the object's bytes."""
-        with _s3_errors(name):
-            return cast("bytes", self._fs.cat_file(self._path(name)))
-
-    def open(self, name: str) -> BinaryIO:
-        """Open the object for seekable reading, with read-ahead."""
-        with _s3_errors(name):
-            return cast("BinaryIO", self._fs.open(self._path(name), "rb", block_size=8 << 20))
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put the object."""
-        with _s3_errors(name):
-            self._fs.pipe_file(self._path(name), data)
-
-    def put_if_absent(self, name: str, data: bytes) -> None:
-        """Put with If-None-Match: *."""
-        with _s3_errors(name):
-            self._fs.pipe_file(self._path(name), data, mode="create")
-
-    def upload(self, path: Path, name: str) -> None:
-        """Put the object from a file, in parts when it is large."""
-        with _s3_errors(name):
-            self._fs.put_file(str(path), self._path(name))
-
-    def local(self, name: str, folder: Path) -> Path:
-        """Download the object into `folder`."""
-        target = folder / name.replace("/", "_")
-        with _s3_errors(name):
-            self._fs.get_file(self._path(name), str(target))
-        return target
-
-    def delete(self, name: str) -> None:
-        """Delete the object."""
-        try:
-            with _s3_errors(name):
-                self._fs.rm_file(self._path(name))
-        except NotFoundError:
-            return
-
-
-def _s3_entry(name: str, info: dict[str, Any]) -> Entry:
-    return Entry(path=name, size=int(info["size"]), etag=str(info.get("ETag", "")).strip('"'))
-
-
-@contextmanager
-def _s3_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise NotFoundError(f"{name}: no such object") from None
-    except FileExistsError:
-        raise ExistsError(f"{name}: exists already") from None
-    except PermissionError:
-        raise StoreError(f"{name}: access denied; check the AWS credentials, profile and endpoint") from None
-    except OSError as error:
-        response = getattr(error.__cause__, "response", None) or {}
-        code = str(response.get("Error", {}).get("Code", ""))
-        if code in _TAKEN_CODES:
-            raise ExistsError(f"{name}: exists already") from None
-        if code in _TRANSIENT_CODES or isinstance(error, TimeoutError | ConnectionError):
-            raise TransientError(f"{name}: {code or type(error).__name__}") from error
-        raise StoreError(f"{name}: {code or type(error).__name__}") from error

@@ -16,13 +16,13 @@ from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Floats, Ints, row_ids
 
 SLACK = 64 << 20
-"""Bytes that an index file may legitimately need beyond its own size (tables that are computed on reading)."""
+"""Bytes that an index may need beyond the size of its file."""
 
 
-def read(path: Path, *, mmap: bool = False) -> Any:
-    """Read an index file; IntegrityError when faiss refuses it."""
+def read(path: Path, *, mmap: bool = False, tables: int = 0) -> Any:
+    """Read an index file; IntegrityError when faiss refuses it. tables: bytes of tables computed on reading."""
     size = path.stat().st_size
-    faiss.set_deserialization_vector_byte_limit(size + SLACK)
+    faiss.set_deserialization_vector_byte_limit(size + SLACK + tables)
     flags = faiss.IO_FLAG_MMAP if mmap else 0
     try:
         return faiss.read_index(str(path), flags)
@@ -46,9 +46,9 @@ def numbered(batches: Iterable[tuple[int, Floats]]) -> Iterator[tuple[Floats, In
         yield np.ascontiguousarray(vectors, dtype=np.float32), ids
 
 
-def fill(trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+def fill(trained: Path, batches: Iterable[tuple[int, Floats]], path: Path, *, tables: int = 0) -> int:
     """Add batches with their ids to a copy of the trained index; return the rows."""
-    index = read(trained)
+    index = read(trained, tables=tables)
     for vectors, ids in numbered(batches):
         if len(vectors):
             index.add_with_ids(vectors, ids)

@@ -26,6 +26,8 @@ POINTS_PER_LIST = 39
 MAX_SAMPLE = 4_000_000
 OPQ_MIN_ROWS = 10_000
 """Below, the rotation is fitted to noise; measured recall does not gain."""
+TABLES = 2 << 30
+"""faiss's own bound on the distance tables that it may compute when it reads an index."""
 OVERHEAD = 8
 """Bytes per row beside the code: the id."""
 
@@ -87,14 +89,14 @@ class Spec(IndexSpec):
 
     def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
         """Add codes under their ids."""
-        return _faiss.fill(trained, batches, path)
+        return _faiss.fill(trained, batches, path, tables=TABLES)
 
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge inverted lists of indexes with the same quantisers."""
-        merged = _faiss.read(parts[0][0])
+        merged = _faiss.read(parts[0][0], tables=TABLES)
         merged.reset()
         for part, positions in parts:
-            other = _faiss.read(part)
+            other = _faiss.read(part, tables=TABLES)
             try:
                 merged.check_compatible_for_merge(other)
             except RuntimeError as error:
@@ -107,7 +109,7 @@ class Spec(IndexSpec):
 
     def load(self, path: Path, *, rows: int, dim: int) -> IvfPqSearcher:
         """Open for searching, inverted lists memory-mapped."""
-        index = _faiss.read(path, mmap=True)
+        index = _faiss.read(path, mmap=True, tables=TABLES)
         _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIVFPQ, faiss.IndexPreTransform))
         ivf = faiss.extract_index_ivf(index)
         _faiss.expect(path, faiss.downcast_index(ivf), rows=rows, dim=dim, types=(faiss.IndexIVFPQ,))

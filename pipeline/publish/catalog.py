@@ -23,8 +23,9 @@ from pipeline.core.errors import (
     TransientError,
     UserError,
 )
+from pipeline.core.names import public_url
 from pipeline.core.specs import canonical, explain
-from pipeline.core.storage import Store, public_url
+from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, Record
 from pipeline.publish.snapshot import FORMAT, Snapshot, parse_snapshot, snapshot_bytes
 

@@ -6,7 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.core.storage import LocalStore, open_store, public_url, split_location, split_scheme
+from pipeline.core.names import public_url, split_scheme
+from pipeline.core.storage import LocalStore, open_store, split_location
 from pipeline.sources import IMAGE_SUFFIXES
 
 LISTS = (".txt", ".lst", ".list")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.core.errors import NotFoundError, StoreError, TransientError
+from pipeline.core.names import public_url
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.storage import Store, public_url
+from pipeline.core.storage import Store
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES
 

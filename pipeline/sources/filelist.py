@@ -9,8 +9,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.names import public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
-from pipeline.core.storage import Store, open_store, public_url, split_location
+from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import FileSet, read_entries

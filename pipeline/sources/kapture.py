@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.storage import open_store, public_url
+from pipeline.core.names import public_url
+from pipeline.core.storage import open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import FileSet, read_entries

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import NotFoundError, ShardError, UserError
-from pipeline.core.storage import LocalStore, Store, open_store, public_url, split_location
+from pipeline.core.names import public_url
+from pipeline.core.storage import LocalStore, Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
 from pipeline.sources._files import too_large

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from pipeline.core.errors import NotFoundError, ShardError, UserError
-from pipeline.core.storage import LocalStore, Store, open_store, public_url, split_location
+from pipeline.core.names import public_url
+from pipeline.core.storage import LocalStore, Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
 from pipeline.sources._files import label, too_large

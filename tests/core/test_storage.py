@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ExistsError, NotFoundError, StoreError, UserError
-from pipeline.core.storage import LocalStore, S3Store, open_store, public_url, split_location, split_scheme
+from pipeline.core.names import public_url, split_scheme
+from pipeline.core.s3 import S3Store
+from pipeline.core.storage import LocalStore, open_store, split_location
 
 
 def test_objects_are_written_read_listed_and_deleted(tmp_path: Path) -> None:
