@@ -39,9 +39,9 @@ from jobs.query import QueryOptions, query
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions, open_runner
 from jobs.scene_views import member_name, view_bytes, write_queries
-from jobs.weights import named_weights
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import SightlineError
 from pipeline.core.types import Floats
+from pipeline.features.backbones import imagenet_cached
 from pipeline.run.base import Runner
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.stages.extract import ExtractOptions
@@ -65,26 +65,15 @@ class Descriptor:
 
 def choose(weights: str | None, work: Path, runner: Runner, reporter: Reporter) -> Descriptor:
     """Return the pretrained recipe when its weights are at hand, else the offline one with a whitening learned here."""
-    pretrained = RecipeOptions(
-        backbone="mobilenet_v2",
-        weights=weights or "imagenet",
-        pooling="raac",
-        resize="longest:256",
-        whiten="pca",
-        dims=256,
+    if weights is None and not imagenet_cached("mobilenet_v2"):
+        reporter.say("no pretrained weights in torchvision's cache and none named by --weights: offline default")
+        return learned(work, runner, reporter)
+    named = weights or "imagenet"
+    recipe = RecipeOptions(
+        backbone="mobilenet_v2", weights=named, pooling="raac", resize="longest:256", whiten="pca", dims=256
     )
-    try:
-        found = named_weights("mobilenet_v2", weights or "imagenet")
-    except UserError as error:
-        if weights is not None:
-            raise
-        reporter.say(f"offline default: {error.reason}")
-    else:
-        flags = f"--weights {weights or 'imagenet'} --pooling raac --resize longest:256 --whiten pca --dims 256"
-        return Descriptor(
-            recipe=pretrained, flags=flags, honest=f"Pretrained weights ({found.origin}), whitened on the collection."
-        )
-    return learned(work, runner, reporter)
+    flags = f"--weights {named} --pooling raac --resize longest:256 --whiten pca --dims 256"
+    return Descriptor(recipe=recipe, flags=flags, honest=f"Pretrained weights ({named}), whitened on the collection.")
 
 
 def learned(work: Path, runner: Runner, reporter: Reporter) -> Descriptor:

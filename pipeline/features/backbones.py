@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,8 +111,7 @@ def random_tensors(name: str, seed: int) -> dict[str, Tensor]:
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
     """Return torchvision's IMAGENET1K_V1 weights (the ones the field compares with), from its cache or its server."""
-    _known(name)
-    weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    weights = _pretrained(name)
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
@@ -122,6 +122,17 @@ def imagenet_tensors(name: str) -> dict[str, Tensor]:
             f"put {file} into {torch.hub.get_dir()}/checkpoints or name a file with --weights",
         ) from None
     return cut(name, state)
+
+
+def imagenet_cached(name: str) -> bool:
+    """Tell whether `imagenet_tensors` would find its file in torchvision's cache, without asking any server."""
+    file = str(_pretrained(name).url).rsplit("/", 1)[-1]
+    return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
+
+
+def _pretrained(name: str) -> Any:
+    _known(name)
+    return torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
 
 
 def _known(name: str) -> Backbone:

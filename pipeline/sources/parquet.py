@@ -72,7 +72,7 @@ class ParquetSource:
         (entry,) = shard.entries
         try:
             with self._store.open(entry.path) as file:
-                yield from self._rows(pq.ParquetFile(file), entry)
+                yield from self._rows(pq.ParquetFile(file, page_checksum_verification=True), entry)
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         except (pa.ArrowException, OSError) as error:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from jobs import cli
 from pipeline.features.backbones import random_tensors
+from pipeline.table import DescriptorReader
 from tests.builders import images, jpeg, tar_bytes, write_files
 
 QUICK = ["--backbone", "squeezenet1_1", "--weights", "random:0", "--resize", "longest:64", "--indexes", "flat,lsh"]
@@ -187,3 +189,21 @@ def test_help_names_every_option_of_the_contract(sightline) -> None:  # type: ig
     names = "recipe backbone weights model pooling gem-p scales resize whiten whiten-power dims dtype precision indexes"
     names += " source-kind match runner address workers gpus-per-worker max-reject-rate dry-run json"
     assert [name for name in names.split() if f"--{name}" not in text] == []
+
+
+def test_a_whitening_out_of_a_foreign_file_is_applied_with_power_and_dims(  # type: ignore[no-untyped-def]
+    sightline, source: Path, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    lw = {"m": np.zeros((512, 1)), "P": np.linalg.qr(generator.normal(size=(512, 512)))[0]}
+    torch.save(lw, tmp_path / "side.pth")
+    root = tmp_path / "root"
+    assert sightline("index", source, root, *QUICK, "--whiten", tmp_path / "side.pth", "--dims", 64).code == 0
+    status = sightline("status", root, "--json").json
+    assert status["recipe"]["whiten"]["method"] == "file"
+    (path,) = (root / "descriptors").rglob("*.parquet")
+    assert DescriptorReader(path).dim == 64
+    found = sightline("query", root, source / "0003.jpg", "--json").json
+    assert found["results"][0]["hits"][0]["key"] == "0003.jpg"
+    wrong = sightline("index", source, tmp_path / "root2", *QUICK, "--whiten", f"{tmp_path}/side.pth#x", "--dims", 900)
+    assert wrong.code == 2

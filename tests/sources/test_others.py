@@ -1,0 +1,140 @@
+"""What single kinds of source promise beyond the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import ShardError, UserError
+from pipeline.core.types import Image, Reject, Shard
+from pipeline.sources import SourceSpec, filelist, folder, kapture, parquet
+from pipeline.sources._detect import detect
+from tests.builders import images, tar_bytes, write_files, write_parquet
+
+FILES = images(3)
+
+
+def read(spec: SourceSpec, location: Path | str) -> list[Image | Reject]:
+    source = spec.open(str(location))
+    entries = list(source.listing())
+    groups = [tuple(entries)] if spec.packs else [(entry,) for entry in entries]
+    return [i for g in groups for i in source.images(Shard(id="", uri="", bytes=0, etag="", entries=g))]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 0.999])
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path, share: float) -> None:
+    write_parquet(tmp_path / "a.parquet", FILES)
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ShardError, match="no sound Parquet"):
+        read(parquet.Spec(), tmp_path)
+
+
+def test_a_damaged_row_group_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", FILES, write_page_checksum=True)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[40:200] = bytes(160)
+    (tmp_path / "a.parquet").write_bytes(bytes(data))
+    with pytest.raises(ShardError):
+        read(parquet.Spec(), tmp_path)
+
+
+def test_plain_bytes_and_key_columns_are_found(tmp_path: Path) -> None:
+    table = pa.table(
+        {"name": list(FILES), "jpg": pa.array(list(FILES.values()), pa.large_binary()), "label": [1, 2, 3]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [item.key for item in read(parquet.Spec(), tmp_path)] == [f"a.parquet/{n:09d}" for n in range(3)]
+    assert [item.key for item in read(parquet.Spec(key_column="name"), tmp_path)] == [f"a.parquet/{n}" for n in FILES]
+
+
+def test_a_file_without_an_image_column_lists_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ShardError, match="a, b"):
+        read(parquet.Spec(), tmp_path)
+    with pytest.raises(ShardError, match="no column 'c'"):
+        read(parquet.Spec(image_column="c"), tmp_path)
+
+
+def test_rows_without_bytes_are_rejected_with_their_path(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": None, "path": "x.jpg"}, None]
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), tmp_path / "a.parquet")
+    first, second = read(parquet.Spec(), tmp_path)
+    assert isinstance(first, Reject)
+    assert "x.jpg" in first.reason
+    assert isinstance(second, Reject)
+    assert second.reason == "is null"
+
+
+def test_a_listed_file_that_is_not_there_is_a_reject(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES)
+    (tmp_path / "l.txt").write_text("0000.jpg\nmissing.jpg\n0000.jpg\n")
+    source = filelist.Spec().open(str(tmp_path / "l.txt"))
+    assert [(e.path, e.etag == "missing") for e in source.listing()] == [("0000.jpg", False), ("missing.jpg", True)]
+    assert source.skipped == 1
+    found = read(filelist.Spec(), tmp_path / "l.txt")
+    assert isinstance(found[1], Reject)
+    assert found[1].reason == "no such file"
+
+
+def test_a_list_may_have_another_root_and_absolute_paths_beneath_it(tmp_path: Path) -> None:
+    write_files(tmp_path / "images", FILES)
+    (tmp_path / "l.txt").write_text(f"{tmp_path}/images/0001.jpg\n0002.jpg\n")
+    found = read(filelist.Spec(root=str(tmp_path / "images")), tmp_path / "l.txt")
+    assert [item.key for item in found] == ["0001.jpg", "0002.jpg"]
+    assert filelist.Spec(root="x").fingerprint == filelist.Spec().fingerprint
+
+
+@pytest.mark.parametrize("line", ["/etc/passwd", "../x.jpg", "http://host/x.jpg"])
+def test_paths_outside_the_root_are_refused_by_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "l.txt").write_text(f"ok.jpg\n{line}\n")
+    with pytest.raises(UserError, match=r"l\.txt line 2"):
+        filelist.Spec().open(str(tmp_path / "l.txt"))
+
+
+def test_a_malformed_kapture_line_is_named(tmp_path: Path) -> None:
+    write_files(tmp_path, {"sensors/records_camera.txt": b"# kapture\n1, cam, a.jpg\n2, cam\n"})
+    with pytest.raises(UserError, match="line 3"):
+        kapture.Spec().open(str(tmp_path))
+
+
+def test_folders_count_what_they_pass_over_and_suffixes_have_any_case(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.JPG": b"x", "b.Jpeg": b"x", "c.txt": b"x", "d": b"x"})
+    source = folder.Spec().open(str(tmp_path))
+    assert [entry.path for entry in source.listing()] == ["a.JPG", "b.Jpeg"]
+    assert source.skipped == 2
+
+
+def test_a_file_that_vanishes_is_a_reject(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES)
+    source = folder.Spec().open(str(tmp_path))
+    entries = tuple(source.listing())
+    (tmp_path / "0001.jpg").unlink()
+    found = list(source.images(Shard(id="", uri="", bytes=0, etag="", entries=entries)))
+    assert [type(item) for item in found] == [Image, Reject, Image]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "is empty"),
+        ({"a.txt": b"x"}, "holds no images"),
+        ({"a.jpg": b"x", "b.tar": b"x"}, "1 tar files, 1 image files"),
+    ],
+)
+def test_a_source_that_could_be_anything_is_asked_about(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+    write_files(tmp_path, files)
+    with pytest.raises(UserError, match=words):
+        detect(str(tmp_path))
+
+
+def test_single_files_are_recognised(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.tar": tar_bytes(FILES), "list.txt": b"a.jpg\n", "x.bin": b""})
+    assert detect(str(tmp_path / "a.tar")) == "tar"
+    assert detect(str(tmp_path / "list.txt")) == "filelist"
+    with pytest.raises(UserError, match="no known kind"):
+        detect(str(tmp_path / "x.bin"))
