@@ -21,8 +21,10 @@ MAX_IMAGE_BYTES = 256 << 20
 class Source(Protocol):
     """One opened collection."""
 
-    skipped: int
-    """Objects passed over so far because they do not match; complete once `listing` is exhausted."""
+    @property
+    def skipped(self) -> int:
+        """Objects passed over so far because they do not match; complete once `listing` is exhausted."""
+        ...
 
     def listing(self) -> Iterator[Entry]:
         """Yield the entries in byte order of their paths; never holds them all when the store can stream."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import fnmatch
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.core.errors import NotFoundError, StoreError, TransientError
@@ -42,15 +43,20 @@ MISSING = "missing"
 """Etag of a named file that is not there: it stays an entry, and becomes a reject with that reason."""
 
 
-class FileSet:
-    """Files named by a list rather than found in a folder. Held in memory: it suits some ten million names."""
+class NamedFiles:
+    """A Source of files that a list names, rather than found in a folder; see pipeline.sources.Source.
 
-    def __init__(self, store: Store, names: Sequence[str], *, wants: Callable[[str], bool]) -> None:
+    Held in memory: it suits some ten million names. `match` is a glob; without one whoever names a file wants it,
+    whatever its suffix.
+    """
+
+    def __init__(self, store: Store, names: Sequence[str], match: str) -> None:
         self._store = store
-        self._names = sorted({name for name in names if wants(name)}, key=str.encode)
+        wanted = {name for name in names if not match or fnmatch.fnmatchcase(name, match)}
+        self._names = sorted(wanted, key=str.encode)
         self.skipped = len(names) - len(self._names)
 
-    def entries(self) -> Iterator[Entry]:
+    def listing(self) -> Iterator[Entry]:
         """Yield the files in byte order, with sizes and etags asked for some at a time."""
         with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
             yield from pool.map(self._entry, self._names)
@@ -62,6 +68,10 @@ class FileSet:
             raise
         except StoreError:
             return Entry(path=name, size=0, etag=MISSING)
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Read the files of a packed shard."""
+        return read_entries(self._store, shard)
 
 
 def too_large(size: int) -> str:

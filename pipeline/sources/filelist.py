@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -11,10 +10,9 @@ from pydantic import Field
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
-from pipeline.core.storage import Store, open_store, split_location
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.storage import open_store, split_location
 from pipeline.sources import SourceSpec
-from pipeline.sources._files import FileSet, read_entries
+from pipeline.sources._files import NamedFiles
 
 
 class Spec(SourceSpec):
@@ -24,41 +22,23 @@ class Spec(SourceSpec):
 
     root: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
 
-    def open(self, location: str) -> FilelistSource:
+    def open(self, location: str) -> NamedFiles:
         """Read the list; a UserError names the line that cannot be used."""
         store, name = split_location(location)
+        shown = public_url(location)
         try:
             text = store.read(name).decode()
         except NotFoundError:
-            raise UserError(public_url(location), "does not exist", "check the path") from None
+            raise UserError(shown, "does not exist", "check the path") from None
         except UnicodeDecodeError:
-            raise UserError(public_url(location), "is not UTF-8 text", "give a list of paths") from None
+            raise UserError(shown, "is not UTF-8 text", "give a list of paths") from None
         images = open_store(self.root) if self.root else store
-        return FilelistSource(self, images, public_url(location), text)
-
-
-class FilelistSource:
-    """See pipeline.sources.Source."""
-
-    def __init__(self, spec: Spec, store: Store, shown: str, text: str) -> None:
-        self._store = store
         names = [
-            _relative(line.strip(), store.url, f"{shown} line {number}")
+            _relative(line.strip(), images.url, f"{shown} line {number}")
             for number, line in enumerate(text.splitlines(), start=1)
             if line.strip() and not line.startswith("#")
         ]
-        # Whoever lists a file wants it, whatever its suffix, unless a glob says otherwise.
-        self._files = FileSet(store, names, wants=lambda name: spec.wants(name) if spec.match else True)
-        self.skipped = 0
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the listed files."""
-        self.skipped = self._files.skipped
-        return self._files.entries()
-
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """Read the files of a packed shard."""
-        return read_entries(self._store, shard)
+        return NamedFiles(images, names, self.match)
 
 
 def _relative(path: str, root: str, where: str) -> str:

@@ -8,9 +8,8 @@ from typing import ClassVar
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
-from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
-from pipeline.sources._files import FileSet, read_entries
+from pipeline.sources._files import NamedFiles
 
 RECORDS = "sensors/records_camera.txt"
 DATA = "sensors/records_data"
@@ -21,18 +20,17 @@ class Spec(SourceSpec):
 
     packs: ClassVar[bool] = True
 
-    def open(self, location: str) -> KaptureSource:
+    def open(self, location: str) -> NamedFiles:
         """Read the records; a UserError names the line that cannot be used."""
-        store = open_store(location)
         shown = public_url(location).rstrip("/")
         try:
-            text = store.read(RECORDS).decode()
+            text = open_store(location).read(RECORDS).decode()
         except NotFoundError:
             raise UserError(shown, f"has no {RECORDS}", "give a kapture folder or another --source-kind") from None
         except UnicodeDecodeError:
             raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
         names = list(_names(text, f"{shown}/{RECORDS}"))
-        return KaptureSource(self, location, names)
+        return NamedFiles(open_store(f"{location.rstrip('/')}/{DATA}"), names, self.match)
 
 
 def _names(text: str, shown: str) -> Iterator[str]:
@@ -43,21 +41,3 @@ def _names(text: str, shown: str) -> Iterator[str]:
         if len(fields) != 3 or not fields[2]:
             raise UserError(f"{shown} line {number}", "is not timestamp, device, image path", "correct the line")
         yield fields[2]
-
-
-class KaptureSource:
-    """See pipeline.sources.Source."""
-
-    def __init__(self, spec: Spec, location: str, names: list[str]) -> None:
-        self._store = open_store(f"{location.rstrip('/')}/{DATA}")
-        self._files = FileSet(self._store, names, wants=lambda name: spec.wants(name) if spec.match else True)
-        self.skipped = 0
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the recorded images."""
-        self.skipped = self._files.skipped
-        return self._files.entries()
-
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """Read the files of a packed shard."""
-        return read_entries(self._store, shard)

@@ -6,17 +6,15 @@ Streamed in small batches. Plain Arrow storage only: extension types are read as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import NotFoundError, ShardError, UserError
-from pipeline.core.names import public_url
-from pipeline.core.storage import LocalStore, Store, open_store, split_location
+from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
+from pipeline.sources._containers import Containers
 from pipeline.sources._files import too_large
 
 SUFFIX = ".parquet"
@@ -38,40 +36,29 @@ class Spec(SourceSpec):
 
     def open(self, location: str) -> ParquetSource:
         """Open the folder or the file; a UserError when a local one is not there."""
-        if location.lower().endswith(SUFFIX):
-            store, name = split_location(location)
-            if store.exists(name):
-                return ParquetSource(self, store, name)
-        store = open_store(location)
-        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
-            raise UserError(public_url(location), "does not exist", "check the path or --source-kind")
-        return ParquetSource(self, store, "")
+        return ParquetSource(self, Containers(location, SUFFIX))
 
 
 class ParquetSource:
-    """See pipeline.sources.Source. `skipped` counts files that are not .parquet."""
+    """See pipeline.sources.Source."""
 
-    def __init__(self, spec: Spec, store: Store, only: str) -> None:
-        self._spec, self._store, self._only = spec, store, only
-        self.skipped = 0
+    def __init__(self, spec: Spec, containers: Containers) -> None:
+        self._spec, self._containers = spec, containers
+
+    @property
+    def skipped(self) -> int:
+        """Files that are not .parquet."""
+        return self._containers.skipped
 
     def listing(self) -> Iterator[Entry]:
         """Yield the Parquet files."""
-        self.skipped = 0
-        if self._only:
-            yield self._store.stat(self._only)
-            return
-        for entry in self._store.list():
-            if entry.path.lower().endswith(SUFFIX):
-                yield entry
-            else:
-                self.skipped += 1
+        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
         (entry,) = shard.entries
         try:
-            with self._store.open(entry.path) as file:
+            with self._containers.store.open(entry.path) as file:
                 yield from self._rows(pq.ParquetFile(file, page_checksum_verification=True), entry)
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
@@ -84,7 +71,7 @@ class ParquetSource:
         keys = self._spec.key_column
         if keys and keys not in file.schema_arrow.names:
             raise ShardError(f"has no column {keys!r}, only {', '.join(file.schema_arrow.names)}")
-        uri = f"{public_url(self._store.url).rstrip('/')}/{entry.path}"
+        uri = self._containers.uri(entry)
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column, *([keys] if keys else [])]):
             names = batch.column(batch.schema.get_field_index(keys)).to_pylist() if keys else [None] * batch.num_rows

@@ -9,14 +9,12 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from pipeline.core.errors import NotFoundError, ShardError, UserError
-from pipeline.core.names import public_url
-from pipeline.core.storage import LocalStore, Store, open_store, split_location
+from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
+from pipeline.sources._containers import Containers
 from pipeline.sources._files import label, too_large
 
 SUFFIX = ".tar"
@@ -31,48 +29,36 @@ class Spec(SourceSpec):
 
     def open(self, location: str) -> TarSource:
         """Open the folder or the archive; a UserError when a local one is not there."""
-        if location.lower().endswith(SUFFIX):
-            store, name = split_location(location)
-            if not store.exists(name):
-                raise UserError(public_url(location), "does not exist", "check the path")
-            return TarSource(self, store, name)
-        store = open_store(location)
-        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
-            raise UserError(public_url(location), "is no folder", "check the path or --source-kind")
-        return TarSource(self, store, "")
+        return TarSource(self, Containers(location, SUFFIX))
 
 
 class TarSource:
-    """See pipeline.sources.Source. `skipped` counts files that are not .tar; members that do not match are passed."""
+    """See pipeline.sources.Source. Members that do not match are passed over, and not counted."""
 
-    def __init__(self, spec: Spec, store: Store, only: str) -> None:
-        self._spec, self._store, self._only = spec, store, only
-        self.skipped = 0
+    def __init__(self, spec: Spec, containers: Containers) -> None:
+        self._spec, self._containers = spec, containers
+
+    @property
+    def skipped(self) -> int:
+        """Files that are not .tar."""
+        return self._containers.skipped
 
     def listing(self) -> Iterator[Entry]:
         """Yield the archives."""
-        self.skipped = 0
-        if self._only:
-            yield self._store.stat(self._only)
-            return
-        for entry in self._store.list():
-            if entry.path.lower().endswith(SUFFIX):
-                yield entry
-            else:
-                self.skipped += 1
+        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""
         (entry,) = shard.entries
         try:
-            raw = self._store.open(entry.path)
+            raw = self._containers.store.open(entry.path)
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         with raw:
             yield from self._members(_Counted(raw), entry)
 
     def _members(self, stream: _Counted, entry: Entry) -> Iterator[Image | Reject]:
-        uri = f"{public_url(self._store.url).rstrip('/')}/{entry.path}"
+        uri = self._containers.uri(entry)
         try:
             archive = tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER)  # noqa: SIM115 - it owns nothing
             for member in archive:

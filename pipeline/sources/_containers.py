@@ -1,0 +1,44 @@
+"""What sources of container files (tar, Parquet) share: finding them, and listing them as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.names import public_url
+from pipeline.core.storage import LocalStore, Store, open_store, split_location
+from pipeline.core.types import Entry
+
+
+class Containers:
+    """The files with one suffix beneath a folder, or a single one. `skipped` counts the other files of the folder."""
+
+    def __init__(self, location: str, suffix: str) -> None:
+        self.skipped = 0
+        self._suffix, self._only = suffix, ""
+        self.store: Store
+        if location.lower().endswith(suffix) and not Path(location).is_dir():
+            self.store, self._only = split_location(location)
+            if not self.store.exists(self._only):
+                raise UserError(public_url(location), "does not exist", "check the path")
+            return
+        self.store = open_store(location)
+        if isinstance(self.store, LocalStore) and not Path(self.store.url).is_dir():
+            raise UserError(public_url(location), "does not exist or is no folder", "check the path or --source-kind")
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the containers in byte order."""
+        self.skipped = 0
+        if self._only:
+            yield self.store.stat(self._only)
+            return
+        for entry in self.store.list():
+            if entry.path.lower().endswith(self._suffix):
+                yield entry
+            else:
+                self.skipped += 1
+
+    def uri(self, entry: Entry) -> str:
+        """Return where a container lies, fit to be published."""
+        return f"{public_url(self.store.url).rstrip('/')}/{entry.path}"
