@@ -42,8 +42,9 @@ test-s3: $(READY) ## Tests against an S3 server
 test-gpu: $(READY) ## Tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY) ## Benchmarks, as ratios within one run
-	$(BIN)/python -m pytest -m bench -s
+bench: $(READY) ## Figures of the README: a million vectors; real photographs if SIGHTLINE_REAL_DATA is set
+	$(BIN)/python -m tests.benchmarks.million
+	if [ -n "$$SIGHTLINE_REAL_DATA" ]; then $(BIN)/python -m tests.benchmarks.museum; fi
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

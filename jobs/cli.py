@@ -122,7 +122,10 @@ def index(
     dry_run: Annotated[bool, typer.Option(help="Say what would be done; write nothing.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Index SOURCE into ROOT: what is new is extracted, what is gone is removed, one snapshot is published."""
+    """Extract what is new, drop what is gone, publish one snapshot.
+
+    A run that was interrupted goes on where it was; what is not said is as in the last snapshot.
+    """
     options = index_job.IndexOptions(
         source=source,
         root=root,
@@ -161,7 +164,7 @@ def index(
 
 @app.command()
 def status(root: Root, as_json: Json = False) -> int:
-    """Show what ROOT holds: head, history, recipe, sizes."""
+    """Show head, history, recipe and sizes of ROOT."""
     data = status_job.status(root)
     output.emit(data, as_json=as_json, lines=output.status_lines(data))
     return 0
@@ -179,7 +182,7 @@ def query(
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Find the indexed images most similar to each query image."""
+    """Find the images most similar to each query image."""
     corners = _floats(box, "--box")
     if corners is not None and len(corners) != 4:
         raise UserError(f"--box {box}", "is not four numbers", "write X,Y,W,H")
@@ -217,7 +220,10 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Score the published index against ground truth: mAP, P@k, R@k, or the revisited protocol."""
+    """Score the index against ground truth.
+
+    mAP, P@1 and R@k, or the revisited Oxford/Paris protocol, by the form of the file.
+    """
     options = evaluate_job.EvaluateOptions(
         root=root, queries=queries, ground_truth=ground_truth, index=index, rerank=rerank, device=device
     )
@@ -228,7 +234,7 @@ def evaluate(
 
 @app.command()
 def verify(root: Root, as_json: Json = False) -> int:
-    """Check the size and sha256 of everything that the head names."""
+    """Check size and sha256 of everything published."""
     result = verify_job.verify(root, Reporter())
     data: dict[str, Any] = {**vars(result), "ok": not result.faults}
     summary = f"snapshot {result.snapshot}: {result.objects} objects, {output.human_bytes(result.bytes)}"
@@ -243,7 +249,10 @@ def convert(
     folder: Annotated[str, typer.Argument(help="Local folder for safetensors and JSON.")],
     as_json: Json = False,
 ) -> int:
-    """Turn a foreign checkpoint into safetensors + JSON once, without running any pickled code."""
+    """Turn a foreign checkpoint into safetensors + JSON.
+
+    DIR, cirtorch and plain weight files; no pickled code is run.
+    """
     data = convert_job.convert(checkpoint, folder)
     output.emit(data, as_json=as_json, lines=convert_job.lines(data))
     return 0

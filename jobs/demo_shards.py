@@ -34,7 +34,7 @@ class DrawTask:
 
     uses_gpu = False
 
-    def open(self) -> DrawTask:
+    def open(self, threads: int) -> DrawTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
         return self
 

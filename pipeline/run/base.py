@@ -26,8 +26,8 @@ class Task(Protocol[T_contra, R_co]):
         """Whether a worker of this task wants a GPU where there is one."""
         ...
 
-    def open(self) -> Callable[[T_contra], R_co]:
-        """Load and return the function from item to result. A UserError here ends the run."""
+    def open(self, threads: int) -> Callable[[T_contra], R_co]:
+        """Load and return the function from item to result, which may use so many threads. An error ends the run."""
         ...
 
 

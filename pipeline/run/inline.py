@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ class InlineRunner:
         function = None
         for item in items:
             if function is None:
-                function = task.open()
+                function = task.open(os.cpu_count() or 1)
             yield attempt(function, item)
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayError
 
 from pipeline.core.errors import SightlineError, UserError
@@ -168,10 +167,9 @@ class _Worker:
 
     def open(self, task: Task[Any, Any], threads: int) -> SightlineError | None:
         """Open a task; return why it could not be opened, or None."""
-        torch.set_num_threads(threads)
         self._function = None
         try:
-            self._function = task.open()
+            self._function = task.open(threads)
         except SightlineError as error:
             return error
         except Exception as error:  # noqa: BLE001 - told to the driver, which ends the run with it

@@ -7,7 +7,6 @@ equal shape, and written in the order of the source; nothing depends on how many
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,9 @@ from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.table import DescriptorReader, ImageRow, read_rejects, write_descriptors, write_rejects
 from pipeline.whiten import Whitening
 
+Group = list[tuple[int, Decoded]]
+"""Images of equal shape, with their rows."""
+
 BYTES_PER_PIXEL = 12
 """RGB bytes of an image at full size, of its converted copy and of what the decoder holds meanwhile."""
 
@@ -47,7 +49,7 @@ class ExtractOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractTask:
-    """Work for a runner: `open()` in a worker process gives a function from Shard to DescriptorFile."""
+    """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile."""
 
     root: str
     location: str
@@ -56,9 +58,9 @@ class ExtractTask:
 
     uses_gpu = True
 
-    def open(self) -> ExtractWorker:
+    def open(self, threads: int) -> ExtractWorker:
         """Load the extractor; a broken recipe fails here, before any shard is read."""
-        return ExtractWorker(self)
+        return ExtractWorker(self, threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +75,23 @@ class Described:
 class ExtractWorker:
     """One loaded extractor, fed shard after shard."""
 
-    def __init__(self, task: ExtractTask) -> None:
+    def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
-        self._extractor = extract_spec(task.recipe).build(store, choose_device(task.options.device))
+        device = choose_device(task.options.device)
+        self._extractor = extract_spec(task.recipe).build(store, device)
+        # How a convolution is split among threads changes its last bits. One thread per forward pass, and several
+        # passes side by side, give the same values for any number of threads and workers, and are no slower.
+        self._forward_threads = threads if device.type == "cpu" else 1
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         self._whitening: Whitening | None = None
         if task.recipe.whiten is not None:
             assert task.recipe.whiten.artifact is not None, "whitening is fitted before shards are extracted"
             self._whitening = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact))
-        self._threads = task.options.decode_threads or max(1, (os.cpu_count() or 1) // 2)
+        self._decode_threads = task.options.decode_threads or max(1, threads // 2)
 
     def __call__(self, shard: Shard) -> DescriptorFile:
         """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole."""
@@ -113,14 +121,24 @@ class ExtractWorker:
         images: list[ImageRow] = []
         rejects: list[Reject] = []
         vectors: dict[int, Floats] = {}
-        for group in self._batches(self._decoded(shard, images, rejects)):
-            rows, pixels = zip(*group, strict=True)
-            batch = self._extractor.extract(pixels)
-            assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
-            vectors.update(zip(rows, batch.vectors, strict=True))
+        forwarded = ordered_map(
+            self._forward,
+            self._batches(self._decoded(shard, images, rejects)),
+            workers=self._forward_threads,
+            budget=self._options.in_flight,
+            weigh=lambda group: sum(image.pixels.nbytes for _, image in group),
+        )
+        for rows, found in forwarded:
+            vectors.update(zip(rows, found, strict=True))
         stacked = np.stack([vectors[row] for row in range(len(images))]) if images else None
         raw = stacked if stacked is not None else np.zeros((0, self._extractor.dim), np.float32)
         return Described(images=images, vectors=self._whiten(raw), rejects=rejects)
+
+    def _forward(self, group: Group) -> tuple[tuple[int, ...], Floats]:
+        rows, pixels = zip(*group, strict=True)
+        batch = self._extractor.extract(pixels)
+        assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
+        return rows, batch.vectors
 
     def _whiten(self, vectors: Floats) -> Floats:
         return vectors if self._whitening is None else self._whitening.apply(vectors)
@@ -130,7 +148,7 @@ class ExtractWorker:
         prepared = ordered_map(
             self._prepare,
             _without_duplicates(self._source.images(shard)),
-            workers=self._threads,
+            workers=self._decode_threads,
             budget=self._options.in_flight,
             weigh=lambda item: BYTES_PER_PIXEL * pixels_of(item.data) if isinstance(item, Image) else 0,
         )
@@ -153,7 +171,7 @@ class ExtractWorker:
         row = ImageRow(key=item.key, uri=item.uri, width=pixels.width, height=pixels.height, sha256=digest)
         return row, pixels
 
-    def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[list[tuple[int, Decoded]]]:
+    def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
         """Group images of equal shape; what waits for company is bounded like what is in flight."""
         waiting: dict[tuple[int, ...], list[tuple[int, Decoded]]] = {}
         held = 0

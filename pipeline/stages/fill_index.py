@@ -36,7 +36,7 @@ class FillTask:
 
     uses_gpu = False
 
-    def open(self) -> FillTask:
+    def open(self, threads: int) -> FillTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
         return self
 

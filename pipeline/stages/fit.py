@@ -34,7 +34,7 @@ class MomentsTask:
 
     uses_gpu = False
 
-    def open(self) -> MomentsTask:
+    def open(self, threads: int) -> MomentsTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
         return self
 

@@ -44,7 +44,7 @@ class TrainTask:
 
     uses_gpu = True
 
-    def open(self) -> TrainTask:
+    def open(self, threads: int) -> TrainTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
         return self
 

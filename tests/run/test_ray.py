@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from jobs.runners import RunnerOptions
@@ -40,7 +43,7 @@ class Work:
     broken: bool = False
     uses_gpu = False
 
-    def open(self) -> Callable[[int], int]:
+    def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
             raise UserError("task", "is broken", "mend it")
         return self.square
@@ -93,14 +96,15 @@ def test_items_are_pulled_as_workers_become_free(runner, tmp_path: Path) -> None
     outcomes.close()
 
 
-def published(root: Path) -> tuple[list[str], np.ndarray]:
+def published(root: Path) -> tuple[list[str], np.ndarray, list[str]]:
     readers = [DescriptorReader(p) for p in sorted((root / "descriptors").rglob("*.parquet"))]
     keys = list(chain.from_iterable(reader.keys() for reader in readers))
-    order = np.argsort(keys)
-    return [keys[i] for i in order], np.concatenate([reader.vectors() for reader in readers])[order]
+    order = np.argsort(keys, kind="stable")
+    vectors = np.concatenate([reader.vectors() for reader in readers])[order]
+    return [keys[i] for i in order], vectors, sorted(p.name for p in (root / "indexes").rglob("*.faiss"))
 
 
-def test_i10_inline_and_one_and_two_workers_publish_the_same(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_i10_inline_and_one_and_two_workers_publish_the_same_bits(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     source = write_files(tmp_path / "src", images(20))
     recipe = replace(QUICK, indexes=("flat", "ivfpq", "lsh"), dtype="float32")
     found = []
@@ -111,16 +115,47 @@ def test_i10_inline_and_one_and_two_workers_publish_the_same(runner, tmp_path: P
     }.items():
         run(source, tmp_path / name, recipe=recipe, runner=options)
         found.append(published(tmp_path / name))
-        indexes = sorted(p.name for p in (tmp_path / name / "indexes").rglob("*.faiss"))
-        found[-1] += (indexes,)  # type: ignore[assignment]
-    (keys, vectors, indexes), *others = found  # type: ignore[misc]
-    for other_keys, other_vectors, _ in others:  # type: ignore[misc]
+    keys, vectors, indexes = found[0]
+    for other_keys, other_vectors, other_indexes in found[1:]:
         assert other_keys == keys
-        # Threads split sums differently, so the last bits may differ between numbers of threads; nothing more.
-        np.testing.assert_allclose(other_vectors, vectors, atol=2e-6)
+        np.testing.assert_array_equal(other_vectors, vectors)
+        # Index files are named by their content: equal names are equal bytes.
+        assert other_indexes == indexes
+
+
+def test_i10_whitening_is_the_same_for_any_number_of_workers(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = write_files(tmp_path / "src", images(20))
+    recipe = replace(QUICK, whiten="pca", dims=6)
+    digests = set()
+    for workers in (1, 2):
+        report = run(source, tmp_path / str(workers), recipe=recipe, runner=RunnerOptions(kind="ray", workers=workers))
+        assert report.recipe.whiten is not None
+        assert report.recipe.whiten.artifact is not None
+        digests.add(report.recipe.whiten.artifact.sha256)
+    assert len(digests) == 1
+
+
+def kill_a_busy_worker(root: Path, killed: list[int]) -> None:
+    """Wait for the first completion record, then kill -9 one worker process."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(root.glob("descriptors/*/*.json")):
+        time.sleep(0.005)
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if any("ray::_Worker" in part for part in (process.info["cmdline"] or [])):
+            process.kill()
+            killed.append(process.pid)
+            return
 
 
 def test_i3_a_run_whose_worker_is_killed_publishes_everything(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    source = write_files(tmp_path / "src", images(12))
-    report = run(source, tmp_path / "root", runner=RunnerOptions(kind="ray", workers=2))
-    assert (report.images["indexed"], report.exit_code) == (12, 0)
+    source, root = write_files(tmp_path / "src", images(120)), tmp_path / "root"
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_busy_worker, args=(root, killed))
+    killer.start()
+    report = run(source, root, runner=RunnerOptions(kind="ray", workers=2))
+    killer.join()
+    assert len(killed) == 1
+    assert (report.images["indexed"], report.exit_code) == (120, 0)
+    run(source, tmp_path / "unkilled")
+    for ours, theirs in zip(published(root)[:2], published(tmp_path / "unkilled")[:2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)

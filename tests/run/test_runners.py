@@ -18,7 +18,7 @@ class Halve:
     broken: bool = False
     uses_gpu = False
 
-    def open(self) -> Callable[[int], int]:
+    def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
             raise UserError("task", "is broken", "mend it")
         return self.halve
