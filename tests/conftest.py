@@ -1,11 +1,18 @@
-"""Fixtures that many tests share: where the real data is, and one thread per process so that runs stay quick."""
+"""Fixtures that many tests share: where the real data is, a real S3 server, a bucket of one's own."""
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+
+CEPH = Path(__file__).parents[1] / "infra" / "ceph-s3.sh"
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +30,49 @@ def real_data() -> Path:
 def golden_data(real_data: Path) -> Path:
     """Folder of values computed with the reference implementations."""
     return real_data.parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of a Ceph S3 gateway on this machine; SIGHTLINE_TEST_S3 names one that runs already."""
+    running = os.environ.get("SIGHTLINE_TEST_S3", "")
+    if running:
+        yield running
+        return
+    folder = tmp_path_factory.mktemp("ceph")
+    try:
+        up = subprocess.run([CEPH, "up", folder, str(_free_ports())], check=False, capture_output=True, timeout=180)
+        assert up.returncode == 0, f"no S3 server: {up.stderr.decode()}"
+        yield up.stdout.decode().strip()
+    finally:
+        subprocess.run([CEPH, "down", folder], check=True, timeout=60)
+
+
+def _free_ports() -> int:
+    """Return a port that is free together with the next one."""
+    for port in range(17600, 18600, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two free ports")
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the AWS variables for the test server."""
+    values = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bucket(ceph: str, s3_credentials: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Location of an empty bucket; the endpoint is in the environment, as users have it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", ceph)
+    name = f"b{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3", endpoint_url=ceph, skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}"

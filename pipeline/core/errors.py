@@ -7,6 +7,7 @@ SightlineError                exit 1   something failed
 ├── StoreError                exit 1   a storage operation failed for good
 │   ├── NotFoundError                  no such object
 │   ├── ExistsError                    create-if-absent found an object of that name
+│   ├── AccessError                    credentials missing, wrong or expired: the whole run ends
 │   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
@@ -62,6 +63,10 @@ class NotFoundError(StoreError):
 
 class ExistsError(StoreError):
     """Create-if-absent found that an object of that name exists."""
+
+
+class AccessError(StoreError):
+    """The store refuses these credentials; nothing else will work either, so a run ends instead of going on."""
 
 
 class TransientError(StoreError):

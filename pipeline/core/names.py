@@ -1,32 +1,62 @@
-"""Locations and names: which URLs may be opened, how they are shown, and which names lie inside a store."""
+"""Locations and names: which URLs may be opened, how they are shown, and which names lie inside a store.
+
+A location is a local path, file://, or s3://bucket/prefix, which may say where its server is and whose credentials to
+use: s3://bucket/prefix?endpoint=URL&profile=NAME&region=NAME&anonymous=true. It never holds credentials itself.
+"""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.core.errors import StoreError, UserError
 
-SCHEMES = ("file", "s3")
+SCHEMES = ("file", "s3", "memory")
+S3_OPTIONS = ("endpoint", "profile", "region", "anonymous")
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 
 
-def split_scheme(location: str) -> tuple[str, str]:
-    """Return (scheme, path) of an allowed location, without query or user information."""
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """A location taken apart; options are in a fixed order."""
+
+    scheme: str
+    path: str
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def parse_location(location: str) -> Location:
+    """Return an allowed location's parts; a UserError for chained URLs, other schemes, credentials, unknown options."""
     shown = public_url(location)
     if "::" in location:
         raise UserError(shown, "chained URLs are not opened", "name the object itself")
     if "://" not in location or _WINDOWS_DRIVE.match(location):
-        return "file", location
+        return Location(scheme="file", path=location)
     parts = urlsplit(location)
     if parts.scheme not in SCHEMES:
         raise UserError(shown, f"scheme {parts.scheme!r} is not allowed", f"use a local path or {SCHEMES[1]}://")
     if parts.scheme == "file":
-        return "file", unquote(parts.path)
-    bucket = parts.netloc.rpartition("@")[2]
-    if not bucket:
-        raise UserError(shown, "names no bucket", "write s3://bucket/prefix")
-    return "s3", f"{bucket}{location.partition(parts.netloc)[2].partition('?')[0]}".rstrip("/")
+        return Location(scheme="file", path=unquote(parts.path))
+    if "@" in parts.netloc:
+        raise UserError(shown, "holds credentials", "name a profile (?profile=NAME) or set the AWS variables instead")
+    if not parts.netloc:
+        raise UserError(shown, "names no bucket", f"write {parts.scheme}://bucket/prefix")
+    path, _, query = location.partition("://")[2].partition("?")
+    return Location(scheme=parts.scheme, path=path.rstrip("/"), options=_options(query, shown))
+
+
+def _options(query: str, shown: str) -> tuple[tuple[str, str], ...]:
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in found.items():
+        # Neither name nor value is repeated: a presigned URL carries its secret here.
+        if name not in S3_OPTIONS:
+            raise UserError(shown, "has an option that is not known", f"options are {', '.join(S3_OPTIONS)}")
+        if name == "endpoint" and (urlsplit(value).scheme not in ("http", "https") or "@" in value):
+            raise UserError(
+                shown, "has an endpoint that is no http(s) URL without credentials", "write http://host:port"
+            )
+    return tuple(sorted(found.items()))
 
 
 def public_url(location: str) -> str:
@@ -35,7 +65,24 @@ def public_url(location: str) -> str:
         return location
     scheme, _, rest = location.partition("://")
     netloc, slash, path = rest.partition("/")
-    return f"{scheme}://{netloc.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    return f"{scheme}://{netloc.rpartition('@')[2].partition('?')[0]}{slash}{path.partition('?')[0]}"
+
+
+def join_location(location: str, name: str) -> str:
+    """Return the location of a name beneath a folder, with the folder's options."""
+    if "://" not in location:
+        return f"{location.rstrip('/')}/{name}"
+    base, mark, query = location.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def parent_location(location: str) -> tuple[str, str]:
+    """Return (location of the parent folder, name) of a single object; the folder is "" for a bucket."""
+    base, mark, query = location.partition("?") if "://" in location else (location, "", "")
+    parent, _, name = base.rpartition("/")
+    if parent.endswith(":/"):
+        return "", name
+    return f"{parent}{mark}{query}", name
 
 
 def checked_name(name: str) -> str:

@@ -1,84 +1,146 @@
-"""S3Store: an S3 prefix as a Store, through s3fs. Names, URLs and the protocol are in names.py and storage.py."""
+"""S3Store: requests against an S3 prefix, through s3fs. Each may fail by itself; retry.py makes a Store of it.
+
+Endpoint, region and credentials come from the usual AWS variables and profiles, or from the options of the location.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
+import aiohttp
+import botocore.exceptions
+import botocore.parsers
 import fsspec
+from fsspec.asyn import sync
 
-from pipeline.core.errors import ExistsError, NotFoundError, StoreError, TransientError
+from pipeline.core.errors import (
+    AccessError,
+    ExistsError,
+    IntegrityError,
+    NotFoundError,
+    StoreError,
+    TransientError,
+)
 from pipeline.core.names import checked_name
 from pipeline.core.types import Entry
 
-_TRANSIENT_CODES = {
-    "SlowDown",
-    "InternalError",
-    "ServiceUnavailable",
-    "RequestTimeout",
-    "Throttling",
-    "429",
-    "500",
-    "503",
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+_TRANSIENT = {
+    *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
+    *("RequestLimitExceeded", "TooManyRequests", "BandwidthLimitExceeded", "IncompleteBody", "BadDigest"),
+    *("XAmzContentSHA256Mismatch", "OperationAborted", "429", "500", "502", "503", "504"),
 }
-_TAKEN_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_TAKEN = {"PreconditionFailed", "412"}
+_UNSURE = {"ConditionalRequestConflict", "409"}
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_CLOCK = {"RequestTimeTooSkewed"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_DENIED = {
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AllAccessDisabled"),
+    *("InvalidSecurity", "NotSignedUp", "AccountProblem", "403", "401"),
+}
+_PASSING = (
+    TimeoutError,
+    ConnectionError,
+    aiohttp.ClientError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.ResponseStreamingError,
+    botocore.parsers.ResponseParserError,
+)
 
 
 class S3Store:
-    """An S3 prefix through s3fs. Endpoint, region and credentials come from the usual AWS variables and profiles."""
+    """An S3 prefix; see pipeline.core.retry.RemoteStore."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, options: tuple[tuple[str, str], ...] = ()) -> None:
+        self.path, self.options = path, options
         self.url = f"s3://{path}"
+        self.bucket, _, self.prefix = path.partition("/")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return S3Store, (self.path,)
+        return S3Store, (self.path, self.options)
 
     @property
     def _fs(self) -> Any:
-        # fsspec keeps one instance per process and thread-safe event loop; nothing is held here, nothing is pickled.
-        return fsspec.filesystem("s3", use_listings_cache=False)
+        # fsspec keeps one instance per process, thread and set of options; nothing is held here, nothing is pickled.
+        given = dict(self.options)
+        keywords: dict[str, Any] = {}
+        if "endpoint" in given:
+            keywords["endpoint_url"] = given["endpoint"]
+        if "region" in given:
+            keywords["client_kwargs"] = {"region_name": given["region"]}
+        # Every layer below tries once: retry.py alone decides how often and how long.
+        config = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "retries": {"total_max_attempts": 1},
+        }
+        fs = fsspec.filesystem(
+            "s3",
+            profile=given.get("profile"),
+            anon=given.get("anonymous") == "true",
+            use_listings_cache=False,
+            config_kwargs=config,
+            **keywords,
+        )
+        fs.retries = 1
+        return fs
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{checked_name(name)}" if self.prefix else checked_name(name)
 
     def _path(self, name: str) -> str:
-        return f"{self.path}/{checked_name(name)}"
+        return f"{self.bucket}/{self._key(name)}"
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        """List recursively; S3 answers in byte order of the keys."""
-        start = f"{self.path}/{prefix}".rstrip("/")
+    def page(self, prefix: str, after: str) -> tuple[list[Entry], str]:
+        """Return up to 1,000 objects, in byte order as S3 lists them, and the mark of the next page."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        start = base + (f"{prefix.rstrip('/')}/" if prefix else "")
+        mark = {"ContinuationToken": after} if after else {}
         try:
-            with _s3_errors(start):
-                found = self._fs.find(start, detail=True)
+            with _s3_errors(prefix or self.url):
+                found = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=start, **mark)
         except NotFoundError:
-            return
-        for path in sorted(found, key=str.encode):
-            info = found[path]
-            if info["type"] == "file" and not path.endswith("/"):
-                yield _s3_entry(path[len(self.path) + 1 :], info)
+            return [], ""
+        objects = [item for item in found.get("Contents", []) if not item["Key"].endswith("/")]
+        entries = [_entry(item["Key"][len(base) :], item["Size"], item) for item in objects]
+        return entries, str(found.get("NextContinuationToken", "")) if found.get("IsTruncated") else ""
 
     def stat(self, name: str) -> Entry:
-        """Return size and ETag."""
+        """Return size, ETag and time."""
         with _s3_errors(name):
-            return _s3_entry(name, self._fs.info(self._path(name)))
-
-    def exists(self, name: str) -> bool:
-        """Tell whether the object exists."""
-        try:
-            self.stat(name)
-        except NotFoundError:
-            return False
-        return True
+            head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+        return _entry(name, head["ContentLength"], head)
 
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
         with _s3_errors(name):
-            return cast("bytes", self._fs.cat_file(self._path(name)))
+            return cast("bytes", sync(self._fs.loop, self._get, name, {}, ""))
 
-    def open(self, name: str) -> BinaryIO:
-        """Open the object for seekable reading, with read-ahead."""
+    def read_range(self, name: str, start: int, end: int, etag: str) -> bytes:
+        """Return bytes start..end of the version with this ETag; IntegrityError when another one is there."""
         with _s3_errors(name):
-            return cast("BinaryIO", self._fs.open(self._path(name), "rb", block_size=8 << 20))
+            data = cast("bytes", sync(self._fs.loop, self._get, name, {"Range": f"bytes={start}-{end - 1}"}, etag))
+        if len(data) != end - start:
+            raise TransientError(f"{name}: {len(data)} of {end - start} bytes came")
+        return data
+
+    async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
+        fs = self._fs
+        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **extra)
+        async with response["Body"] as body:
+            # If-Match differs between servers (quotes or none); what was sent says which version it is.
+            if etag and str(response.get("ETag", "")).strip('"') != etag:
+                raise IntegrityError(name, "was replaced while it was being read")
+            data = cast("bytes", await body.read())
+        if len(data) != int(response["ContentLength"]):
+            raise TransientError(f"{name}: {len(data)} of {response['ContentLength']} bytes came")
+        return data
 
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
@@ -86,50 +148,58 @@ class S3Store:
             self._fs.pipe_file(self._path(name), data)
 
     def put_if_absent(self, name: str, data: bytes) -> None:
-        """Put with If-None-Match: *."""
+        """Put with If-None-Match: *, in one request."""
         with _s3_errors(name):
-            self._fs.pipe_file(self._path(name), data, mode="create")
+            self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
 
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
         with _s3_errors(name):
             self._fs.put_file(str(path), self._path(name))
 
-    def local(self, name: str, folder: Path) -> Path:
-        """Download the object into `folder`."""
-        target = folder / name.replace("/", "_")
+    def download(self, name: str, path: Path) -> None:
+        """Get the object into a file."""
         with _s3_errors(name):
-            self._fs.get_file(self._path(name), str(target))
-        return target
+            self._fs.get_file(self._path(name), str(path))
 
     def delete(self, name: str) -> None:
         """Delete the object."""
-        try:
-            with _s3_errors(name):
-                self._fs.rm_file(self._path(name))
-        except NotFoundError:
-            return
+        with _s3_errors(name):
+            self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(name))
 
 
-def _s3_entry(name: str, info: dict[str, Any]) -> Entry:
-    return Entry(path=name, size=int(info["size"]), etag=str(info.get("ETag", "")).strip('"'))
+def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:
+    etag = str(info.get("ETag", "")).strip('"')
+    return Entry(path=name, size=int(size), etag=etag, modified=info["LastModified"].timestamp())
 
 
 @contextmanager
 def _s3_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise NotFoundError(f"{name}: no such object") from None
-    except FileExistsError:
-        raise ExistsError(f"{name}: exists already") from None
-    except PermissionError:
-        raise StoreError(f"{name}: access denied; check the AWS credentials, profile and endpoint") from None
-    except OSError as error:
-        response = getattr(error.__cause__, "response", None) or {}
-        code = str(response.get("Error", {}).get("Code", ""))
-        if code in _TAKEN_CODES:
-            raise ExistsError(f"{name}: exists already") from None
-        if code in _TRANSIENT_CODES or isinstance(error, TimeoutError | ConnectionError):
-            raise TransientError(f"{name}: {code or type(error).__name__}") from error
-        raise StoreError(f"{name}: {code or type(error).__name__}") from error
+    except (StoreError, IntegrityError):
+        raise
+    except Exception as error:  # noqa: BLE001 - classified here, once; what is not known is raised with its type
+        raise _translated(name, error) from None
+
+
+def _translated(name: str, error: Exception) -> Exception:
+    """Return our error for one of s3fs, botocore or aiohttp; their messages may quote a request: not repeated."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    if code in _MISSING or isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{name}: no such object")
+    if code in _TAKEN or isinstance(error, FileExistsError):
+        return ExistsError(f"{name}: exists already")
+    if code in _CLOCK:
+        return AccessError(f"{name}: access denied, this machine's clock differs from the server's; set the clock")
+    if code in _EXPIRED:
+        return AccessError(f"{name}: access denied, the credentials have expired; renew them and run again")
+    if code in _DENIED or isinstance(error, PermissionError):
+        return AccessError(f"{name}: access denied; check the AWS credentials, profile and endpoint")
+    if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.ProfileNotFound):
+        return AccessError(f"{name}: no AWS credentials were found; set the AWS variables or name a profile")
+    if code in _TRANSIENT | _UNSURE or status in _TRANSIENT or isinstance(error, (*_PASSING, asyncio.TimeoutError)):
+        return TransientError(f"{name}: {code or status or type(error).__name__}")
+    return StoreError(f"{name}: {code or type(error).__name__}")

@@ -23,11 +23,15 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Entry:
-    """One object of a listing. `path` is relative to the store's root; `etag` changes when the bytes do."""
+    """One object of a listing. `path` is relative to the store's root; `etag` changes when the bytes do.
+
+    modified: seconds since the epoch by the store's own clock; no part of what an entry is.
+    """
 
     path: str
     size: int
     etag: str
+    modified: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

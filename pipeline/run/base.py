@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import AccessError, SightlineError, UserError
 from pipeline.core.types import Outcome
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Runner(Protocol):
     name: str
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
-        """Yield one Outcome per item. UserErrors of a task's `open` are raised; errors of items are values."""
+        """Yield one Outcome per item. UserErrors of a task's `open` and AccessErrors are raised; others are values."""
         ...
 
     def close(self) -> None:
@@ -46,10 +46,15 @@ class Runner(Protocol):
 
 
 def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T, R]:
-    """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback."""
+    """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback.
+
+    Only an AccessError is raised: without valid credentials every other item would fail as well.
+    """
     started = time.perf_counter()
     try:
         value = function(item)
+    except AccessError:
+        raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
         line = describe(error)
         return Outcome(item=item, value=None, error=line, seconds=time.perf_counter() - started, attempts=attempts)

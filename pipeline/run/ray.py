@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import AccessError, SightlineError, UserError
 from pipeline.core.types import Outcome
 from pipeline.run.base import MAX_ATTEMPTS, Task, attempt, describe
 
@@ -104,11 +104,11 @@ class RayRunner:
             return
         except RayError as error:
             result = Outcome(item=slot.item, value=None, error=describe(error), attempts=slot.attempts)
+        if isinstance(result, SightlineError):
+            ray.kill(slot.actor)
+            raise result
         if slot.opening:
             slot.opening = False
-            if isinstance(result, SightlineError):
-                ray.kill(slot.actor)
-                raise result
             slot.attempts = 0
         else:
             yield result
@@ -176,10 +176,13 @@ class _Worker:
             return SightlineError(describe(error))
         return None
 
-    def run(self, item: Any, attempts: int) -> Outcome[Any, Any]:
-        """Carry out one item."""
+    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | AccessError:
+        """Carry out one item; an error that ends the run is returned in place of an outcome."""
         assert self._function is not None, "the driver stops when a worker did not open"
-        return attempt(self._function, item, attempts)
+        try:
+            return attempt(self._function, item, attempts)
+        except AccessError as error:
+            return error
 
 
 _ACTOR: Any = ray.remote(_Worker)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.core.names import public_url
-from pipeline.core.storage import LocalStore, Store, open_store, split_location
+from pipeline.core.local import LocalStore
+from pipeline.core.names import parse_location, public_url
+from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry
 
 
@@ -18,7 +19,7 @@ class Containers:
         self.skipped = 0
         self._suffix, self._only = suffix, ""
         self.store: Store
-        if location.lower().endswith(suffix) and not Path(location).is_dir():
+        if parse_location(location).path.lower().endswith(suffix) and not Path(location).is_dir():
             self.store, self._only = split_location(location)
             if not self.store.exists(self._only):
                 raise UserError(public_url(location), "does not exist", "check the path")

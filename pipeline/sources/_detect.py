@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.core.names import public_url, split_scheme
-from pipeline.core.storage import LocalStore, open_store, split_location
+from pipeline.core.local import LocalStore
+from pipeline.core.names import parse_location, public_url
+from pipeline.core.storage import open_store, split_location
 from pipeline.sources import IMAGE_SUFFIXES
 
 LISTS = (".txt", ".lst", ".list")
@@ -18,7 +19,8 @@ LOOK = 10_000
 def detect(location: str) -> str:
     """Return the kind's name; UserError when there is nothing, or when it could be more than one."""
     shown = public_url(location)
-    scheme, path = split_scheme(location)
+    parsed = parse_location(location)
+    scheme, path = parsed.scheme, parsed.path
     if scheme == "file" and not Path(path).exists():
         raise UserError(shown, "does not exist", "check the path")
     for kind, suffixes in (("tar", (".tar",)), ("parquet", (".parquet",)), ("filelist", LISTS)):

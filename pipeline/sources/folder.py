@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.core.errors import UserError
+from pipeline.core.local import LocalStore
 from pipeline.core.names import public_url
-from pipeline.core.storage import LocalStore, Store, open_store
+from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import read_entries

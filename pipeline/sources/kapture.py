@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.names import public_url
+from pipeline.core.names import join_location, public_url
 from pipeline.core.storage import open_store
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
@@ -30,7 +30,7 @@ class Spec(SourceSpec):
         except UnicodeDecodeError:
             raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
         names = list(_names(text, f"{shown}/{RECORDS}"))
-        return NamedFiles(open_store(f"{location.rstrip('/')}/{DATA}"), names, self.match)
+        return NamedFiles(open_store(join_location(location, DATA)), names, self.match)
 
 
 def _names(text: str, shown: str) -> Iterator[str]:

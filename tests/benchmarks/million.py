@@ -17,7 +17,7 @@ import numpy as np
 from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.progress import Reporter
 from jobs.weights import named_weights
-from pipeline.core.storage import LocalStore
+from pipeline.core.local import LocalStore
 from pipeline.core.types import DescriptorFile, Floats
 from pipeline.evaluate.ann_recall import ann_recall
 from pipeline.extract.pooled import Spec as PooledSpec

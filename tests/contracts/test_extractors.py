@@ -13,8 +13,8 @@ import torch
 
 from jobs.weights import named_weights
 from pipeline.core.errors import BadImageError
+from pipeline.core.local import LocalStore
 from pipeline.core.specs import kinds, spec_from_json
-from pipeline.core.storage import LocalStore
 from pipeline.extract import Extractor, ExtractSpec
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.publish.catalog import Catalog

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import ExistsError, NotFoundError, StoreError, UserError
-from pipeline.core.names import public_url, split_scheme
+from pipeline.core.local import LocalStore
+from pipeline.core.names import parse_location, public_url
 from pipeline.core.s3 import S3Store
-from pipeline.core.storage import LocalStore, open_store, split_location
+from pipeline.core.storage import open_store, split_location
 
 
 def test_objects_are_written_read_listed_and_deleted(tmp_path: Path) -> None:
@@ -107,7 +108,14 @@ def test_other_schemes_and_chains_are_refused_in_one_line(url: str) -> None:
 
 def test_secrets_in_locations_are_never_shown() -> None:
     assert public_url("s3://key:secret@bucket/x?X-Amz-Signature=abc") == "s3://bucket/x"
-    assert split_scheme("s3://key:secret@bucket/a/b?x=1") == ("s3", "bucket/a/b")
+    for url in (
+        "s3://key:s3cr3t@bucket/a",
+        "s3://bucket/a?X-Amz-Signature=s3cr3t",
+        "s3://b/a?endpoint=http://u:s3cr3t@h",
+    ):
+        with pytest.raises(UserError) as caught:
+            parse_location(url)
+        assert "s3cr3t" not in str(caught.value)
     assert public_url("/plain/path") == "/plain/path"
 
 

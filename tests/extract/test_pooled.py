@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from jobs.weights import Weights, named_weights
 from pipeline.checkpoints import read_checkpoint
 from pipeline.core.errors import BadImageError, IntegrityError, UserError
+from pipeline.core.local import LocalStore
 from pipeline.core.specs import spec_from_json
-from pipeline.core.storage import LocalStore
 from pipeline.core.types import Artifact
 from pipeline.extract.pooled import Spec
 from pipeline.publish.catalog import Catalog

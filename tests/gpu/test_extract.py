@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs.weights import named_weights
-from pipeline.core.storage import LocalStore
+from pipeline.core.local import LocalStore
 from pipeline.extract.pooled import Spec
 from pipeline.publish.catalog import Catalog
 from tests.builders import jpeg

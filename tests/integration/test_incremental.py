@@ -14,7 +14,7 @@ from jobs.index import IndexOptions, run_index
 from jobs.progress import Reporter
 from jobs.verify import verify
 from pipeline.core.errors import SightlineError, UserError
-from pipeline.core.storage import LocalStore
+from pipeline.core.local import LocalStore
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists

@@ -1,16 +1,11 @@
-"""The main job with everything in S3: source, root, snapshots, search. A local server stands in for the service."""
+"""The main job with everything in S3: source, root, snapshots, search."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from jobs.progress import Reporter
 from jobs.verify import verify
@@ -21,28 +16,7 @@ from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.sources._detect import detect
 from tests.builders import QUICK, images, run, tar_bytes
 
-pytestmark = [pytest.mark.s3, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    values = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "canary-secret"}
-    for name, value in {**values, "AWS_DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    name = f"b{abs(hash(str(tmp_path))) % 10**10}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
+pytestmark = pytest.mark.s3
 
 
 @pytest.mark.parametrize("layout", ["folder", "tar"])
@@ -72,7 +46,7 @@ def test_i14_no_secret_is_in_anything_published(bucket: str) -> None:
         store.write(name, data)
     run(f"{bucket}/images", f"{bucket}/root")
     root = open_store(f"{bucket}/root")
-    assert not [entry.path for entry in root.list() if b"canary-secret" in root.read(entry.path)]
+    assert not [entry.path for entry in root.list() if b"testsecret" in root.read(entry.path)]
 
 
 def test_i4_one_of_two_creators_of_a_name_wins(bucket: str) -> None:

@@ -15,8 +15,8 @@ from pipeline.core.errors import (
     TransientError,
     UserError,
 )
+from pipeline.core.local import LocalStore
 from pipeline.core.specs import canonical, digest_of
-from pipeline.core.storage import LocalStore
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot, parse_snapshot, snapshot_bytes
 from tests.builders import images, run, write_files

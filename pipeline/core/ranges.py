@@ -1,0 +1,87 @@
+"""RangeFile: a seekable file over ranged reads, one block ahead of its reader. Knows nothing of servers or retries."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+BLOCK = 8 << 20
+"""Bytes per request: large enough that latency is small beside the transfer."""
+
+
+class RangeFile(io.RawIOBase):
+    """Reads `size` bytes through fetch(start, end). Holds two blocks: the current one, and the next on its way."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int, *, block: int = BLOCK) -> None:
+        super().__init__()
+        self._fetch, self._size, self._block = fetch, size, block
+        self._position = 0
+        self._number, self._data = -1, b""
+        self._ahead: tuple[int, Future[bytes]] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move; nothing is fetched."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to `size` bytes, fewer only at the end."""
+        wanted = self._size - self._position if size is None or size < 0 else min(size, self._size - self._position)
+        parts = []
+        while wanted > 0:
+            block = self._load(self._position // self._block)
+            offset = self._position % self._block
+            part = block[offset : offset + wanted]
+            parts.append(part)
+            self._position += len(part)
+            wanted -= len(part)
+        return b"".join(parts)
+
+    def readall(self) -> bytes:
+        """Return the rest."""
+        return self.read()
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # typeshed: any buffer
+        """Fill a buffer; return how much of it."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Let the thread go."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+        super().close()
+
+    def _span(self, number: int) -> tuple[int, int]:
+        return number * self._block, min(self._size, (number + 1) * self._block)
+
+    def _load(self, number: int) -> bytes:
+        if number == self._number:
+            return self._data
+        sequential = number == self._number + 1
+        if self._ahead is not None and self._ahead[0] == number:
+            self._data = self._ahead[1].result()
+        else:
+            self._data = self._fetch(*self._span(number))
+        self._number, self._ahead = number, None
+        if sequential and self._span(number + 1)[0] < self._size:
+            self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+            self._ahead = (number + 1, self._pool.submit(self._fetch, *self._span(number + 1)))
+        return self._data
