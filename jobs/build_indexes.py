@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.outcomes import value_of
 from jobs.progress import Reporter
-from pipeline.core.errors import SightlineError
-from pipeline.core.types import Artifact, DescriptorFile, IndexShard, Outcome
+from pipeline.core.types import Artifact
 from pipeline.publish import manifests
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
@@ -16,48 +19,54 @@ from pipeline.stages.fill_index import FillItem, FillTask, groups
 from pipeline.stages.kinds import index_specs
 from pipeline.stages.train_index import TrainTask, train_item
 
-R = TypeVar("R")
-
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """rows_per_index_shard bounds the files; memory_bytes is the budget of all index shards of a kind, loaded."""
+    """rows_per_index_shard bounds the files; memory_bytes is the budget of all index shards of a kind, loaded.
+
+    retrain: kinds whose trained index is not taken up again.
+    """
 
     root: str
     rows_per_index_shard: int = 2_000_000
     memory_bytes: int | None = None
+    retrain: frozenset[str] = frozenset()
 
 
-def build_indexes(
-    options: BuildOptions, recipe: Recipe, lists: Lists, runner: Runner, reporter: Reporter
-) -> list[IndexShard]:
+def build_indexes(options: BuildOptions, recipe: Recipe, lists: Lists, runner: Runner, reporter: Reporter) -> pa.Table:
     """Return the index shards of the new snapshot: those that stay, and new ones over what they do not hold."""
-    shards = manifests.index_shards(lists.indexes)
-    files = list(manifests.descriptor_files(lists.descriptors))
-    if not any(file.rows for file in files):
-        return shards
-    trained = {shard.kind: shard.trained for shard in shards}
-    trained |= _train(options, recipe, [f for f in files if f.rows], set(trained), runner, reporter)
-    work: list[FillItem] = []
-    for spec in index_specs(recipe):
-        held = {name for shard in shards if shard.kind == spec.kind for name in shard.files}
-        new = [file for file in files if file.id not in held]
-        cut = groups(new, options.rows_per_index_shard)
-        work += [FillItem(kind=spec.kind, trained=trained[spec.kind], files=group) for group in cut]
-    with reporter.phase("fill", len(work), "index shards") as phase:
-        for outcome in runner.map(FillTask(root=options.root, recipe=recipe), work):
-            shards.append(value_of(outcome))
+    full = lists.descriptors.filter(pc.greater(lists.descriptors["rows"], 0))
+    stays = lists.indexes.filter(pc.invert(pc.is_in(lists.indexes["kind"], pa.array(options.retrain, pa.string()))))
+    if not full.num_rows:
+        return stays
+    trained = {shard.kind: shard.trained for shard in manifests.index_shards(stays)}
+    trained |= _train(options, recipe, full, set(trained), runner, reporter)
+    wanted = {
+        spec.kind: groups(_not_held(full, stays, spec.kind), options.rows_per_index_shard)
+        for spec in index_specs(recipe)
+    }
+    made = manifests.index_shards(stays)
+    with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
+        for outcome in runner.map(FillTask(root=options.root, recipe=recipe), _fill_items(wanted, trained)):
+            made.append(value_of(outcome))
             phase.advance()
-    return sorted(shards, key=lambda shard: (shard.kind, shard.files))
+    return manifests.index_table(sorted(made, key=lambda shard: (shard.kind, shard.files)))
+
+
+def _not_held(files: pa.Table, shards: pa.Table, kind: str) -> pa.Table:
+    """Return the descriptor files that no index shard of a kind holds."""
+    mine = shards.filter(pc.equal(shards["kind"], kind))["files"].combine_chunks()
+    return files.filter(pc.invert(pc.is_in(files["id"], mine.flatten())))
+
+
+def _fill_items(wanted: dict[str, list[pa.Table]], trained: dict[str, Artifact]) -> Iterator[FillItem]:
+    for kind, tables in wanted.items():
+        for table in tables:
+            yield FillItem(kind=kind, trained=trained[kind], files=tuple(manifests.descriptor_files(table)))
 
 
 def _train(
-    options: BuildOptions,
-    recipe: Recipe,
-    files: list[DescriptorFile],
-    already: set[str],
-    runner: Runner,
-    reporter: Reporter,
+    options: BuildOptions, recipe: Recipe, files: pa.Table, already: set[str], runner: Runner, reporter: Reporter
 ) -> dict[str, Artifact]:
     """Train the kinds that have no trained index yet; return kind -> artifact."""
     missing = [spec for spec in index_specs(recipe) if spec.kind not in already]
@@ -68,10 +77,3 @@ def _train(
             trained[outcome.item.spec.kind] = value_of(outcome)
             phase.advance()
     return trained
-
-
-def value_of(outcome: Outcome[Any, R]) -> R:
-    """Return an outcome's value; what cannot be done without ends the run."""
-    if outcome.value is None:
-        raise SightlineError(outcome.error or "a worker gave no result")
-    return outcome.value

@@ -63,7 +63,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
     label = extract_spec(report.recipe).label
     if dry_run:
         plan = report.plan
-        shards = len(plan.of("add")["shard"].unique())
+        shards = plan.new_shards
         return [
             f"would extract {plan.count('add')} entries in {shards} shards ({human_bytes(plan.bytes_to_read)}), "
             f"keep {plan.count('keep')}, drop {plan.count('drop')}: {plan.reason}",

@@ -49,7 +49,7 @@ def status(root: str) -> dict[str, Any]:
             "rows": manifests.total(lists.descriptors, "rows"),
             "bytes": descriptor_bytes,
         },
-        "tombstones": sum(len(t.rows) for t in manifests.tombstones(lists.tombstones)),
+        "tombstones": sum(len(rows) for rows in manifests.tombstones(lists.tombstones).values()),
         "indexes": indexes,
         "history": [_history_row(catalog.load(version)) for version in catalog.versions()],
     }

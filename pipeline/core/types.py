@@ -139,13 +139,6 @@ class IndexShard(Record):
     files: tuple[str, ...]
 
 
-class Tombstone(Record):
-    """Rows of one descriptor file that are no longer part of the collection."""
-
-    file: str
-    rows: tuple[int, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T, R]):
     """What became of one item of work; errors are values when they cross a process border."""

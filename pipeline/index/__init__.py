@@ -56,6 +56,10 @@ class IndexSpec(Spec):
         """
         raise NotImplementedError
 
+    def health(self, trained: Path, sample: Floats) -> dict[str, float]:  # noqa: ARG002 - kinds with anything to say do
+        """Return how a sample (n, d) fits the trained index, measure -> value; smaller is better."""
+        return {}
+
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge index files into one; each part is (file, by how many positions its ids move). Return the rows."""
         raise NotImplementedError

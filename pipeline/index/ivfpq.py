@@ -91,6 +91,20 @@ class Spec(IndexSpec):
         """Add codes under their ids."""
         return _faiss.fill(trained, batches, path, tables=TABLES)
 
+    def health(self, trained: Path, sample: Floats) -> dict[str, float]:
+        """Return imbalance nlist Σ (nᵢ/n)² (1 when lists are equal), share of empty lists, mean squared PQ error."""
+        index = _faiss.read(trained, tables=TABLES)
+        ivf = faiss.downcast_index(faiss.extract_index_ivf(index))
+        x = index.chain.at(0).apply(sample) if isinstance(index, faiss.IndexPreTransform) else sample
+        _, lists = ivf.quantizer.search(np.ascontiguousarray(x), 1)
+        shares = np.bincount(lists[:, 0], minlength=ivf.nlist) / len(x)
+        decoded = index.sa_decode(index.sa_encode(np.ascontiguousarray(sample)))
+        return {
+            "imbalance": float(ivf.nlist * (shares**2).sum()),
+            "empty_lists": float((shares == 0).mean()),
+            "quantisation_error": float(((decoded - sample) ** 2).sum(axis=1).mean()),
+        }
+
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge inverted lists of indexes with the same quantisers."""
         merged = _faiss.read(parts[0][0], tables=TABLES)

@@ -84,16 +84,32 @@ class Catalog:
         sha = hashlib.sha256(data).hexdigest()
         return self._stage(data, f"artifacts/{sha}/{filename}", sha)
 
+    def put_manifest_file(self, path: Path) -> Artifact:
+        """Store a manifest from a local file under its digest, once."""
+        artifact = Artifact(
+            uri=f"manifests/{file_digest(path)}.parquet", sha256=file_digest(path), bytes=path.stat().st_size
+        )
+        if not self._there(artifact):
+            self.store.upload(path, artifact.uri)
+        return artifact
+
     def put_manifest(self, data: bytes) -> Artifact:
         """Store a manifest's bytes under their digest, once."""
         sha = hashlib.sha256(data).hexdigest()
         return self._stage(data, f"manifests/{sha}.parquet", sha)
 
     def _stage(self, data: bytes, name: str, sha: str) -> Artifact:
-        # The name says the content, so an object already there with the right size needs no second write.
-        if not (self.store.exists(name) and self.store.stat(name).size == len(data)):
+        artifact = Artifact(uri=name, sha256=sha, bytes=len(data))
+        if not self._there(artifact):
             self.store.write(name, data)
-        return Artifact(uri=name, sha256=sha, bytes=len(data))
+        return artifact
+
+    def _there(self, artifact: Artifact) -> bool:
+        # The name says the content, so an object already there with the right size needs no second write.
+        try:
+            return self.store.stat(artifact.uri).size == artifact.bytes
+        except NotFoundError:
+            return False
 
     def upload(self, path: Path, name: str) -> Artifact:
         """Store a local file under a name that nobody else writes."""

@@ -1,44 +1,44 @@
-"""The four lists of a snapshot, read together and verified."""
+"""The lists of a snapshot, read together and verified."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipeline.core.types import Artifact
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.listing import Listing, StoredListing
 from pipeline.publish.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """Tables as manifests.py describes them; descriptors are sorted by id, the listing by path."""
+    """Tables as manifests.py describes them; descriptors are sorted by id, deletions by key."""
 
-    listing: pa.Table
-    descriptors: pa.Table
-    indexes: pa.Table
-    tombstones: pa.Table
+    listing: Listing = field(default_factory=StoredListing)
+    descriptors: pa.Table = field(default_factory=manifests.DESCRIPTORS.empty_table)
+    indexes: pa.Table = field(default_factory=manifests.INDEXES.empty_table)
+    tombstones: pa.Table = field(default_factory=manifests.TOMBSTONES.empty_table)
+    deletions: pa.Table = field(default_factory=manifests.DELETIONS.empty_table)
 
 
-EMPTY = Lists(
-    listing=manifests.LISTING.empty_table(),
-    descriptors=manifests.DESCRIPTORS.empty_table(),
-    indexes=manifests.INDEXES.empty_table(),
-    tombstones=manifests.TOMBSTONES.empty_table(),
-)
+EMPTY = Lists()
 
 
 def load_lists(catalog: Catalog, snapshot: Snapshot) -> Lists:
-    """Read the lists of a snapshot, verified."""
+    """Read the lists of a snapshot, verified; the listing is read when it is asked for."""
 
-    def table(artifact: Artifact, schema: pa.Schema) -> pa.Table:
+    def table(artifact: Artifact | None, schema: pa.Schema) -> pa.Table:
+        if artifact is None:
+            return schema.empty_table()
         return manifests.from_parquet(catalog.read(artifact), schema, artifact.uri)
 
     return Lists(
-        listing=table(snapshot.listing, manifests.LISTING),
+        listing=StoredListing(catalog, snapshot.listing),
         descriptors=table(snapshot.descriptors, manifests.DESCRIPTORS),
         indexes=table(snapshot.indexes, manifests.INDEXES),
         tombstones=table(snapshot.tombstones, manifests.TOMBSTONES),
+        deletions=table(snapshot.deletions, manifests.DELETIONS),
     )

@@ -1,6 +1,7 @@
-"""Manifests: the lists a snapshot refers to, as Arrow tables and Parquet bytes. Columns, no locations.
+"""Manifests: the lists of a snapshot that grow with shards, as Arrow tables and Parquet bytes. Columns, no locations.
 
-Lists stay tables so that 10^6 shards fit in memory; records are made only of the rows at hand.
+Lists stay tables so that 10^6 shards fit in memory; records are made only of the rows at hand. The list that grows
+with images is in listing.py.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import IntegrityError
-from pipeline.core.types import Artifact, DescriptorFile, IndexShard, Tombstone
+from pipeline.core.types import Artifact, DescriptorFile, IndexShard, Ints
 
 _ARTIFACT = pa.struct([("uri", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64())])
 
-LISTING = pa.schema([("path", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("shard", pa.string())])
-"""Every source entry that has been dealt with, in byte order of the path, and the shard it went into."""
+_COUNTS = ("rows", "indexed", "rejected", "duplicates", "dim")
 
 DESCRIPTORS = pa.schema(
     [
@@ -28,7 +29,7 @@ DESCRIPTORS = pa.schema(
         ("writer", pa.string()),
         ("artifact", _ARTIFACT),
         ("rejects", _ARTIFACT),
-        *((name, pa.int64()) for name in ("rows", "indexed", "rejected", "duplicates", "dim")),
+        *((name, pa.int64()) for name in _COUNTS),
         ("dtype", pa.string()),
     ]
 )
@@ -43,11 +44,65 @@ INDEXES = pa.schema(
     ]
 )
 TOMBSTONES = pa.schema([("file", pa.string()), ("rows", pa.list_(pa.int64()))])
+"""Rows of descriptor files that are no longer part of the collection, sorted."""
+
+DELETIONS = pa.schema([("key", pa.string()), ("entry", pa.string()), ("version", pa.int64())])
+"""Images deleted by name, by key: the source may still hold them, and no later run brings them back. entry is the
+listed path that the key lies in; version is the snapshot that deleted it."""
+
+Rows = dict[str, Ints]
+"""Sorted row numbers by descriptor file id."""
+
+
+class DescriptorRows:
+    """Collects descriptor files as a table, without keeping a Python object for each."""
+
+    def __init__(self) -> None:
+        self._held: list[DescriptorFile] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def append(self, file: DescriptorFile) -> None:
+        """Add one file."""
+        self._held.append(file)
+        if len(self._held) == 4096:
+            self._flush()
+
+    def table(self) -> pa.Table:
+        """Return what was collected, sorted by id."""
+        self._flush()
+        return pa.Table.from_batches(self._batches, DESCRIPTORS).sort_by("id")
+
+    def _flush(self) -> None:
+        files, self._held = self._held, []
+        rejects = [file.rejects for file in files]
+        columns = [
+            pa.array([file.id for file in files], pa.string()),
+            pa.array([file.shard_id for file in files], pa.string()),
+            pa.array([file.writer for file in files], pa.string()),
+            _artifacts([file.artifact for file in files]),
+            _artifacts(rejects),
+            *(pa.array([getattr(file, name) for file in files], pa.int64()) for name in _COUNTS),
+            pa.array([file.dtype for file in files], pa.string()),
+        ]
+        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=DESCRIPTORS))
+
+
+def _artifacts(values: list[Artifact | None] | list[Artifact]) -> pa.StructArray:
+    missing = pa.array([value is None for value in values], pa.bool_())
+    fields = [
+        pa.array([None if value is None else value.uri for value in values], pa.string()),
+        pa.array([None if value is None else value.sha256 for value in values], pa.string()),
+        pa.array([None if value is None else value.bytes for value in values], pa.int64()),
+    ]
+    return pa.StructArray.from_arrays(fields, fields=list(_ARTIFACT), mask=missing)
 
 
 def descriptor_table(files: Iterable[DescriptorFile]) -> pa.Table:
-    """Return descriptor files as a table, in the order given."""
-    return pa.Table.from_pylist([{"id": f.id, **f.model_dump()} for f in files], schema=DESCRIPTORS)
+    """Return descriptor files as a table, sorted by id."""
+    rows = DescriptorRows()
+    for file in files:
+        rows.append(file)
+    return rows.table()
 
 
 def descriptor_files(table: pa.Table) -> Iterator[DescriptorFile]:
@@ -67,15 +122,25 @@ def index_shards(table: pa.Table) -> list[IndexShard]:
     return [IndexShard.model_validate(row) for row in table.to_pylist()]
 
 
-def tombstone_table(rows_of: dict[str, Iterable[int]]) -> pa.Table:
-    """Return tombstones, by descriptor file id and with sorted rows."""
-    rows = [{"file": name, "rows": sorted(set(rows_of[name]))} for name in sorted(rows_of)]
-    return pa.Table.from_pylist([row for row in rows if row["rows"]], schema=TOMBSTONES)
+def tombstone_table(rows: Rows) -> pa.Table:
+    """Return tombstones by descriptor file id."""
+    names = sorted(name for name in rows if len(rows[name]))
+    offsets = np.cumsum([0, *(len(rows[name]) for name in names)])
+    values = np.concatenate([np.zeros(0, np.int64), *(rows[name] for name in names)])
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int64()))
+    return pa.table([pa.array(names, pa.string()), lists], schema=TOMBSTONES)
 
 
-def tombstones(table: pa.Table) -> list[Tombstone]:
-    """Return the rows of a tombstone table as records."""
-    return [Tombstone.model_validate(row) for row in table.to_pylist()]
+def tombstones(table: pa.Table) -> Rows:
+    """Return the rows of a tombstone table."""
+    names, lists = table["file"].to_pylist(), table["rows"].combine_chunks()
+    return {name: lists[place].values.to_numpy() for place, name in enumerate(names)}
+
+
+def united(one: Rows, other: Rows) -> Rows:
+    """Return the rows that are in either."""
+    both = {name: np.union1d(one[name], rows) if name in one else rows for name, rows in other.items()}
+    return {**one, **both}
 
 
 def total(table: pa.Table, column: str) -> int:

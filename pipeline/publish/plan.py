@@ -1,7 +1,8 @@
 """Plan: the difference between a source's listing and what the head has dealt with, as a pure value.
 
-Both sides are streams sorted by path; memory holds one row of each and the columns of the result. Containers (tar,
-Parquet) are shards by themselves; single images are packed into new shards, and what is packed already stays put.
+Both sides are streams sorted by path, compared some thousand rows at a time; the result lies on disk, so memory does
+not grow with images. Containers (tar, Parquet) are shards by themselves; single images are packed into new shards, and
+what is packed already stays put.
 """
 
 from __future__ import annotations
@@ -9,25 +10,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Entry, Shard
+from pipeline.publish.listing import BATCH, Listing, Spool, aligned
+from pipeline.publish.listing import SCHEMA as LISTING
 
 Status = Literal["keep", "add", "drop"]
-SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("shard", pa.string()),
-        ("status", pa.string()),
-    ]
-)
-_BATCH = 1 << 16
+SCHEMA = LISTING.append(pa.field("status", pa.string()))
+_ENTRIES = pa.schema([LISTING.field(name) for name in ("path", "size", "etag")])
+RANK = pa.array(["keep", "drop", "add"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,48 +37,52 @@ class Packing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """An entry that the head has dealt with, and the shard it is in."""
-
-    entry: Entry
-    shard: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Rows (path, size, etag, shard, status) sorted by path; a changed entry has a "drop" row and an "add" row.
+    """Rows (path, size, etag, shard, status) by path; a changed entry has a "drop" row and then an "add" row.
 
+    packs: (shard id, entries) of the "add" rows in their order; empty when the rows name their shards themselves.
     reason says in words why there is, or is not, anything to do.
     """
 
-    rows: pa.Table
+    spool: Spool
+    packs: tuple[tuple[str, int], ...]
     source: str
     packed: bool
     reason: str
-
-    def of(self, status: Status) -> pa.Table:
-        """Return the rows of one status."""
-        return self.rows.filter(pc.equal(self.rows["status"], status))
+    counts: dict[str, int]
+    bytes_to_read: int
 
     def count(self, status: Status) -> int:
         """Return how many entries have a status."""
-        return int(self.of(status).num_rows)
+        return self.counts[status]
 
     @property
-    def bytes_to_read(self) -> int:
-        """Size of everything that is to be extracted."""
-        return int(pc.sum(self.of("add")["size"]).as_py() or 0)
+    def new_shards(self) -> int:
+        """Shards to extract."""
+        return len(self.packs)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows, a bounded number at a time."""
+        place = _Place()
+        for batch in self.spool.batches():
+            yield self._with_shards(batch, place) if self.packs else batch
+
+    @property
+    def rows(self) -> pa.Table:
+        """All rows in memory; for small plans."""
+        return pa.Table.from_batches(self.batches(), SCHEMA)
 
     def shards(self) -> Iterator[Shard]:
         """Yield the shards to extract."""
         group: list[Entry] = []
         current = ""
-        for entry, shard in _entries(self.of("add")):
-            if group and shard != current:
-                yield self._shard(current, group)
-                group = []
-            current = shard
-            group.append(entry)
+        for batch in self.batches():
+            for entry, shard in entries_of(batch.filter(pc.equal(batch["status"], "add"))):
+                if group and shard != current:
+                    yield self._shard(current, group)
+                    group = []
+                current = shard
+                group.append(entry)
         if group:
             yield self._shard(current, group)
 
@@ -94,28 +96,55 @@ class Plan:
             entries=tuple(entries),
         )
 
+    def _with_shards(self, batch: pa.RecordBatch, place: _Place) -> pa.RecordBatch:
+        added = pc.equal(batch["status"], "add")
+        wanted = int(pc.sum(added).as_py() or 0)
+        names: list[str] = []
+        while len(names) < wanted:
+            shard, count = self.packs[place.pack]
+            taken = min(count - place.used, wanted - len(names))
+            names += [shard] * taken
+            place.used += taken
+            if place.used == count:
+                place.pack, place.used = place.pack + 1, 0
+        shards = pc.replace_with_mask(batch["shard"], added, pa.array(names, pa.string()))
+        return batch.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), shards)
 
-def make_plan(listing: Iterable[Entry], known: Iterable[Known], *, source: str, packing: Packing | None) -> Plan:
-    """Compare a sorted listing with the sorted known entries; packing None means that every entry is a shard."""
-    columns = _Columns()
-    pack = _Packer(source, packing)
-    for entry, old in _merge_join(listing, known):
-        if old is not None and entry is not None and old.entry == entry:
-            columns.append(entry, old.shard, "keep")
-            continue
-        if old is not None:
-            columns.append(old.entry, old.shard, "drop")
-        if entry is not None:
-            pack.add(entry)
-            columns.append(entry, "", "add")
-    table = columns.table(pack.finish())
-    plan = Plan(rows=table, source=source, packed=packing is not None, reason="")
-    added, dropped, kept = plan.count("add"), plan.count("drop"), plan.count("keep")
-    if added or dropped:
-        reason = f"{added} new or changed, {dropped} changed or gone, {kept} as they were"
+
+@dataclass
+class _Place:
+    """How far the shard ids of "add" rows have been given out."""
+
+    pack: int = 0
+    used: int = 0
+
+
+def make_plan(listing: Iterable[Entry], known: Listing, *, source: str, packing: Packing | None) -> Plan:
+    """Compare a sorted listing with what is known; packing None means that every entry is a shard."""
+    spool, pack = Spool(SCHEMA), _Packer(source, packing)
+    counts = dict.fromkeys(("keep", "drop", "add"), 0)
+    to_read = 0
+    for new, old in aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING)):
+        rows = _compare(new, old)
+        added = rows.filter(pc.equal(rows["status"], "add"))
+        pack.add(added)
+        to_read += int(pc.sum(added["size"]).as_py() or 0)
+        for value in pc.value_counts(rows["status"].combine_chunks()).to_pylist():
+            counts[value["values"]] += value["counts"]
+        spool.append(rows)
+    if counts["add"] or counts["drop"]:
+        reason = f"{counts['add']} new or changed, {counts['drop']} changed or gone, {counts['keep']} as they were"
     else:
-        reason = f"nothing new: all {kept} are as they were"
-    return Plan(rows=table, source=source, packed=packing is not None, reason=reason)
+        reason = f"nothing new: all {counts['keep']} are as they were"
+    return Plan(
+        spool=spool.finish(),
+        packs=tuple(pack.finish()),
+        source=source,
+        packed=packing is not None,
+        reason=reason,
+        counts=counts,
+        bytes_to_read=to_read,
+    )
 
 
 def join_url(base: str, path: str) -> str:
@@ -123,24 +152,41 @@ def join_url(base: str, path: str) -> str:
     return base if base.rsplit("/", 1)[-1] == path else f"{base.rstrip('/')}/{path}"
 
 
-def _merge_join(listing: Iterable[Entry], known: Iterable[Known]) -> Iterator[tuple[Entry | None, Known | None]]:
-    left, right = iter(listing), iter(known)
-    entry, old = next(left, None), next(right, None)
-    last = b""
-    while entry is not None or old is not None:
-        new_path = entry.path.encode() if entry is not None else None
-        old_path = old.entry.path.encode() if old is not None else None
-        if new_path is not None and new_path < last:
-            raise UserError(f"listing of {entry.path if entry else ''}", "is not sorted", "report this source kind")
-        if old_path is None or (new_path is not None and new_path < old_path):
-            yield entry, None
-            last, entry = new_path or last, next(left, None)
-        elif new_path is None or old_path < new_path:
-            yield None, old
-            old = next(right, None)
-        else:
-            yield entry, old
-            last, entry, old = new_path, next(left, None), next(right, None)
+def _compare(new: pa.Table, old: pa.Table) -> pa.Table:
+    """Return the plan's rows for two aligned pieces."""
+    at = pc.index_in(new["path"], value_set=old["path"].combine_chunks()).combine_chunks()
+    before = old.take(at)
+    alike = pc.and_(pc.equal(new["size"], before["size"]), pc.equal(new["etag"], before["etag"]))
+    same = pc.fill_null(alike, fill_value=False)
+    shard = pc.if_else(same, before["shard"], "")
+    fresh = new.append_column("shard", shard).append_column("status", pc.if_else(same, "keep", "add"))
+    gone = np.ones(old.num_rows, bool)
+    gone[at.filter(same.combine_chunks()).to_numpy(zero_copy_only=False)] = False
+    if not gone.any():
+        return fresh.cast(SCHEMA)
+    dropped = old.filter(pa.array(gone))
+    dropped = dropped.append_column("status", pa.array(["drop"] * dropped.num_rows))
+    return in_order(pa.concat_tables([fresh.cast(SCHEMA), dropped.cast(SCHEMA)]))
+
+
+def in_order(rows: pa.Table) -> pa.Table:
+    """Return plan rows by path, "drop" before "add"."""
+    ranked = rows.append_column("rank", pc.index_in(rows["status"], value_set=RANK))
+    return ranked.sort_by([("path", "ascending"), ("rank", "ascending")]).drop_columns(["rank"])
+
+
+def _entry_batches(listing: Iterable[Entry]) -> Iterator[pa.RecordBatch]:
+    last = ""
+    entries = iter(listing)
+    while chunk := list(islice(entries, BATCH)):
+        paths = pa.array([entry.path for entry in chunk], pa.string())
+        before = pa.concat_arrays([pa.array([last], pa.string()), paths[:-1]])
+        if not pc.all(pc.less(before, paths)).as_py():
+            raise UserError(f"listing near {chunk[0].path}", "is not sorted, or names an entry twice", "report this")
+        last = chunk[-1].path
+        sizes = pa.array([entry.size for entry in chunk], pa.int64())
+        etags = pa.array([entry.etag for entry in chunk], pa.string())
+        yield pa.RecordBatch.from_arrays([paths, sizes, etags], schema=_ENTRIES)
 
 
 class _Packer:
@@ -148,64 +194,33 @@ class _Packer:
 
     def __init__(self, source: str, packing: Packing | None) -> None:
         self.source, self.packing = source, packing
-        self.ids: list[str] = []
+        self.packs: list[tuple[str, int]] = []
         self._files = self._bytes = 0
         self._hash = hashlib.sha256()
 
-    def add(self, entry: Entry) -> None:
-        if self._files and (
-            self.packing is None or self._files >= self.packing.files or self._bytes + entry.size > self.packing.bytes
-        ):
-            self._close()
-        where = join_url(self.source, entry.path)
-        self._hash.update(f"{where}\0{entry.size}\0{entry.etag}\n".encode())
-        self._files += 1
-        self._bytes += entry.size
+    def add(self, rows: pa.Table) -> None:
+        most, heaviest = (1, 0) if self.packing is None else (self.packing.files, self.packing.bytes)
+        columns = (rows[name].to_pylist() for name in ("path", "size", "etag"))
+        for path, size, etag in zip(*columns, strict=True):
+            if self._files and (self._files >= most or self._bytes + size > heaviest):
+                self._close()
+            self._hash.update(f"{join_url(self.source, path)}\0{size}\0{etag}\n".encode())
+            self._files += 1
+            self._bytes += size
 
-    def finish(self) -> list[str]:
+    def finish(self) -> list[tuple[str, int]]:
         self._close()
-        return self.ids
+        return self.packs
 
     def _close(self) -> None:
-        self.ids += [self._hash.hexdigest()[:20]] * self._files
+        if self._files:
+            self.packs.append((self._hash.hexdigest()[:20], self._files))
         self._files = self._bytes = 0
         self._hash = hashlib.sha256()
 
 
-class _Columns:
-    """Builds the plan's table in Arrow batches, so that a million rows are not a million Python objects."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[str, int, str, str, str]] = []
-        self._batches: list[pa.RecordBatch] = []
-
-    def append(self, entry: Entry, shard: str, status: Status) -> None:
-        self._rows.append((entry.path, entry.size, entry.etag, shard, status))
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = list(zip(*self._rows, strict=True)) or [()] * len(SCHEMA)
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self._rows = []
-
-    def table(self, new_ids: list[str]) -> pa.Table:
-        """Return the table, with the shard ids of "add" rows filled in, in order."""
-        self._flush()
-        table = pa.Table.from_batches(self._batches, schema=SCHEMA)
-        added = pc.equal(table["status"], "add").combine_chunks()
-        shards = pc.replace_with_mask(table["shard"].combine_chunks(), added, pa.array(new_ids, pa.string()))
-        return table.set_column(SCHEMA.get_field_index("shard"), "shard", shards)
-
-
-def known_entries(listing: pa.Table) -> Iterator[Known]:
-    """Yield a head's listing manifest as known entries."""
-    for entry, shard in _entries(listing):
-        yield Known(entry=entry, shard=shard)
-
-
-def _entries(table: pa.Table) -> Iterator[tuple[Entry, str]]:
-    for batch in table.select(["path", "size", "etag", "shard"]).to_batches(max_chunksize=_BATCH):
-        for path, size, etag, shard in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield Entry(path=path, size=size, etag=etag), shard
+def entries_of(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[Entry, str]]:
+    """Yield the rows as (entry, shard)."""
+    columns = (rows[name].to_pylist() for name in LISTING.names)
+    for path, size, etag, shard in zip(*columns, strict=True):
+        yield Entry(path=path, size=size, etag=etag), shard

@@ -19,6 +19,26 @@ from pipeline.publish.recipe import Recipe
 FORMAT = 1
 
 
+class Health(Record):
+    """How well a trained index fits what it holds, from a seeded sample; see pipeline/stages/drift.py.
+
+    trained: digest of the trained index. rows: live vectors at that time. values: measure -> value.
+    """
+
+    trained: str
+    rows: int
+    values: dict[str, float]
+
+
+class Fitness(Record):
+    """Health of one index kind when it was trained and now, and in words what has drifted past its threshold."""
+
+    kind: str
+    trained: Health
+    now: Health
+    drifted: tuple[str, ...] = ()
+
+
 class Summary(Record):
     """Counts of the collection as published, and of the run that published it. Times are seconds."""
 
@@ -34,7 +54,10 @@ class Summary(Record):
 
 
 class Snapshot(Record):
-    """One publication. The four lists are Parquet manifests, named by digest (see manifests.py)."""
+    """One publication. The lists are Parquet manifests, named by digest (see manifests.py and listing.py).
+
+    operation: what made it: index, delete, restore, compact or rollback. Fields with defaults came after format 1.
+    """
 
     format: int = FORMAT
     version: int
@@ -49,6 +72,9 @@ class Snapshot(Record):
     tombstones: Artifact
     artifacts: tuple[Artifact, ...] = ()
     summary: Summary
+    deletions: Artifact | None = None
+    operation: str = "index"
+    fitness: tuple[Fitness, ...] = ()
 
 
 def snapshot_bytes(snapshot: Snapshot) -> bytes:

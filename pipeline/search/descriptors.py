@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.core.types import DescriptorFile, Floats, Ints
+from pipeline.core.types import Floats, Ints
+from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.search.merge import Candidates, ranked
 from pipeline.table import DescriptorReader
@@ -27,10 +28,11 @@ class Named:
 
 
 class StoredDescriptors:
-    """Random access to descriptor files, each verified against its digest when it is first opened."""
+    """Random access to a table of descriptor files, each verified against its digest when it is first opened."""
 
-    def __init__(self, catalog: Catalog, files: Sequence[DescriptorFile], folder: Path) -> None:
+    def __init__(self, catalog: Catalog, files: pa.Table, folder: Path) -> None:
         self._catalog, self._files, self._folder = catalog, files, folder
+        self.dim = int(files["dim"][0].as_py()) if files.num_rows else 0
         self._open: OrderedDict[int, DescriptorReader] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,7 +40,8 @@ class StoredDescriptors:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        artifact = self._files[number].artifact
+        (file,) = manifests.descriptor_files(self._files.slice(number, 1))
+        artifact = file.artifact
         reader = DescriptorReader(self._catalog.fetch(artifact, self._folder), artifact.uri)
         self._open[number] = reader
         if len(self._open) > _OPEN_FILES:
@@ -47,8 +50,7 @@ class StoredDescriptors:
 
     def vectors(self, file: Ints, row: Ints) -> Floats:
         """Return the stored descriptors (m, d) of the given rows."""
-        dim = self._files[0].dim if self._files else 0
-        out = np.zeros((len(file), dim), np.float32)
+        out = np.zeros((len(file), self.dim), np.float32)
         with self._lock:
             for number in np.unique(file):
                 mine = np.flatnonzero(file == number)

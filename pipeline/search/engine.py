@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
 from pipeline.core.storage import open_store
@@ -68,13 +70,12 @@ class SearchIndex:
         path = Path(self._folder.name)
 
         lists = load_lists(catalog, snapshot)
-        files = list(manifests.descriptor_files(lists.descriptors))
+        self._ids = lists.descriptors["id"].combine_chunks()
         self._shards = manifests.index_shards(lists.indexes)
-        self._number = {file.id: number for number, file in enumerate(files)}
-        self._dead = {t.file: np.array(t.rows, np.int64) for t in manifests.tombstones(lists.tombstones)}
-        self.images = sum(f.rows for f in files) - sum(len(r) for name, r in self._dead.items() if name in self._number)
-        self.dim = files[0].dim if files else 0
-        self.stored = StoredDescriptors(catalog, files, path)
+        self._dead = manifests.tombstones(lists.tombstones)
+        self.images = snapshot.summary.images
+        self.stored = StoredDescriptors(catalog, lists.descriptors, path)
+        self.dim = self.stored.dim
         self._parts: dict[str, list[_Part]] = {}
         self._lock = threading.Lock()
 
@@ -173,7 +174,7 @@ class SearchIndex:
         ]
         return _Part(
             searcher=spec.load(path, rows=shard.rows, dim=self.dim),
-            files=np.array([self._number.get(name, -1) for name in shard.files], dtype=np.int64),
+            files=pc.fill_null(pc.index_in(pa.array(shard.files), self._ids), -1).to_numpy().astype(np.int64),
             exclude=np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64),
         )
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
@@ -77,19 +81,13 @@ def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tupl
                 yield position, batch
 
 
-def groups(files: Sequence[DescriptorFile], max_rows: int) -> list[tuple[DescriptorFile, ...]]:
-    """Cut files, in order of their ids, into groups of at most `max_rows` rows; a larger file is a group by itself."""
-    result: list[tuple[DescriptorFile, ...]] = []
-    group: list[DescriptorFile] = []
-    held = 0
-    for file in sorted(files, key=lambda file: file.id):
-        if file.rows == 0:
-            continue
-        if group and held + file.rows > max_rows:
-            result.append(tuple(group))
-            group, held = [], 0
-        group.append(file)
-        held += file.rows
-    if group:
-        result.append(tuple(group))
-    return result
+def groups(files: pa.Table, max_rows: int) -> list[pa.Table]:
+    """Cut a descriptor table, sorted by id, into groups of at most `max_rows` rows; a larger file is one by itself."""
+    files = files.filter(pc.greater(files["rows"], 0))
+    cuts, held = [0], 0
+    for place, rows in enumerate(files["rows"].to_pylist()):
+        if place > cuts[-1] and held + rows > max_rows:
+            cuts.append(place)
+            held = 0
+        held += rows
+    return [files.slice(start, end - start) for start, end in pairwise([*cuts, files.num_rows]) if end > start]

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Floats
+from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
 from pipeline.index import IndexSpec
+from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.fit import seeded_order
@@ -71,35 +73,45 @@ class TrainTask:
         return digest_of({**what, "sample": sample})
 
 
-def train_item(
-    spec: IndexSpec, files: Sequence[DescriptorFile], *, memory_bytes: int | None, seed: int = 0
-) -> TrainItem:
-    """Choose the settings of a kind from the size of the collection, and the files its sample comes from."""
-    rows = sum(file.rows for file in files)
-    resolved = spec.resolve(rows=max(1, rows), dim=files[0].dim, memory_bytes=memory_bytes)
+def train_item(spec: IndexSpec, descriptors: pa.Table, *, memory_bytes: int | None, seed: int = 0) -> TrainItem:
+    """Choose the settings of a kind from the size of the collection, and the files its sample comes from.
+
+    descriptors: the descriptor files (see publish/manifests.py) that hold any rows; at least one.
+    """
+    rows = manifests.total(descriptors, "rows")
+    resolved = spec.resolve(rows=max(1, rows), dim=descriptors["dim"][0].as_py(), memory_bytes=memory_bytes)
     wanted = min(rows, resolved.sample_rows(rows))
-    chosen: list[DescriptorFile] = []
-    held = 0
-    for file in sorted(files, key=lambda file: seeded_order(seed, file.shard_id)):
-        if wanted and held >= SPREAD * wanted:
+    return TrainItem(spec=resolved, files=sample_files(descriptors, wanted, seed), rows=wanted)
+
+
+def sample_files(descriptors: pa.Table, wanted: int, seed: int) -> tuple[DescriptorFile, ...]:
+    """Return the files to draw `wanted` rows from, by shard id: the first of a seeded order; at least one."""
+    shards = descriptors["shard_id"].to_pylist()
+    counts = descriptors["rows"].to_pylist()
+    order = sorted(range(len(shards)), key=lambda place: seeded_order(seed, shards[place]))
+    chosen, held = [order[0]], counts[order[0]]
+    for place in order[1:]:
+        if held >= SPREAD * wanted:
             break
-        if file.rows:
-            chosen.append(file)
-            held += file.rows
-        if not wanted:
-            break
-    chosen = chosen or [files[0]]
-    return TrainItem(spec=resolved, files=tuple(sorted(chosen, key=lambda file: file.shard_id)), rows=wanted)
+        chosen.append(place)
+        held += counts[place]
+    files = manifests.descriptor_files(descriptors.take(pa.array(chosen)))
+    return tuple(sorted(files, key=lambda file: file.shard_id))
+
+
+def sample_places(counts: Sequence[int], wanted: int, seed: int) -> list[Ints]:
+    """Draw at most `wanted` places from all those of some files; return them per file, sorted."""
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    total = int(starts[-1])
+    picked = np.sort(np.random.default_rng(seed).choice(total, size=min(wanted, total), replace=False))
+    cuts = np.searchsorted(picked, starts)
+    return [picked[a:b] - start for a, b, start in zip(cuts[:-1], cuts[1:], starts[:-1], strict=True)]
 
 
 def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, seed: int) -> Floats:
     """Return `rows` vectors (rows, d) drawn without replacement from all rows of the files, in file order."""
-    counts = np.array([file.rows for file in files])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    picked = np.sort(np.random.default_rng(seed).choice(int(starts[-1]), size=rows, replace=False))
     parts = []
-    for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
-        mine = picked[(picked >= start) & (picked < end)] - start
+    for file, mine in zip(files, sample_places([file.rows for file in files], rows, seed), strict=True):
         if len(mine):
             with tempfile.TemporaryDirectory() as folder:
                 reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)

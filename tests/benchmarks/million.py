@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ from pipeline.index.flat import Spec as FlatSpec
 from pipeline.index.ivfpq import Spec as IvfPqSpec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.lists import EMPTY, Lists
+from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Summary
 from pipeline.run.inline import InlineRunner
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.commit import publish
+from pipeline.stages.commit import Proposal, transact
 from pipeline.table import ImageRow, write_descriptors
 
 DIM, PER_FILE, CLUSTERS, QUERIES = 128, 20_000, 5_000, 200
@@ -79,19 +80,14 @@ def main(rows: int, root: Path) -> dict[str, float]:
     reporter, started = Reporter(), time.perf_counter()
     files = write_tables(catalog, recipe, rows, centres)
     seconds = {"table": time.perf_counter() - started}
-    lists = Lists(**{**vars(EMPTY), "descriptors": manifests.descriptor_table(files)})
+    lists = Lists(descriptors=manifests.descriptor_table(files))
     options = BuildOptions(root=str(root), rows_per_index_shard=500_000)
     shards = build_indexes(options, recipe, lists, InlineRunner(), reporter)
     started = time.perf_counter()
-    publish(
-        catalog,
-        head=None,
-        lists=Lists(**{**vars(lists), "indexes": manifests.index_table(shards)}),
-        recipe=recipe,
-        source="synthetic",
-        writer="bench",
-        summary=Summary(images=rows),
+    proposal = Proposal(
+        lists=replace(lists, indexes=shards), recipe=recipe, source="synthetic", summary=Summary(images=rows)
     )
+    transact(catalog, None, lambda _: proposal, writer="bench")
     seconds |= {**reporter.seconds, "commit": time.perf_counter() - started}
     peak_build = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     queries = vectors(10**6, QUERIES, centres)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.types import Entry
-from pipeline.publish.plan import Known, Packing, Plan, known_entries, make_plan
+from pipeline.publish.listing import SCHEMA, Spool
+from pipeline.publish.plan import Packing, Plan, entries_of, make_plan
 
 TWO = Packing(files=2)
 
@@ -14,58 +15,66 @@ def entry(path: str, etag: str = "1", size: int = 10) -> Entry:
     return Entry(path=path, size=size, etag=etag)
 
 
-def planned(listing: list[Entry], known: list[Known], packing: Packing | None = TWO) -> Plan:
+NOTHING = Spool().finish()
+
+
+def planned(listing: list[Entry], known: Spool = NOTHING, packing: Packing | None = TWO) -> Plan:
     return make_plan(listing, known, source="/src", packing=packing)
 
 
-def after(plan: Plan) -> list[Known]:
+def after(plan: Plan) -> Spool:
     """What is known once everything in the plan has been carried out."""
-    rows = plan.rows.filter(pc.not_equal(plan.rows["status"], "drop"))
-    return list(known_entries(rows))
+    rows = Spool()
+    rows.append(plan.rows.filter(pc.not_equal(plan.rows["status"], "drop")).select(SCHEMA.names))
+    return rows.finish()
+
+
+def entries(listing: Spool) -> list[tuple[Entry, str]]:
+    return [pair for batch in listing.batches() for pair in entries_of(batch)]
 
 
 def test_everything_is_new_at_first_and_packed_in_order() -> None:
-    plan = planned([entry(name) for name in "abcde"], [])
+    plan = planned([entry(name) for name in "abcde"])
     assert [[e.path for e in shard.entries] for shard in plan.shards()] == [["a", "b"], ["c", "d"], ["e"]]
     assert (plan.count("add"), plan.bytes_to_read) == (5, 50)
 
 
 def test_containers_are_shards_by_themselves() -> None:
-    plan = planned([entry("a.tar"), entry("b.tar")], [], packing=None)
+    plan = planned([entry("a.tar"), entry("b.tar")], NOTHING, packing=None)
     assert [shard.uri for shard in plan.shards()] == ["/src/a.tar", "/src/b.tar"]
 
 
 def test_nothing_new_is_said_in_words() -> None:
     listing = [entry(name) for name in "abc"]
-    plan = planned(listing, after(planned(listing, [])))
+    plan = planned(listing, after(planned(listing)))
     assert (plan.count("add"), plan.count("drop"), plan.count("keep")) == (0, 0, 3)
     assert plan.reason == "nothing new: all 3 are as they were"
     assert list(plan.shards()) == []
 
 
 def test_a_file_added_in_the_middle_shifts_no_shard() -> None:
-    first = planned([entry(name) for name in ("a", "c", "e", "g")], [])
+    first = planned([entry(name) for name in ("a", "c", "e", "g")])
     second = planned([entry(name) for name in ("a", "b", "c", "e", "g")], after(first))
     assert [[e.path for e in shard.entries] for shard in second.shards()] == [["b"]]
-    assert {known.shard for known in after(first)} < {known.shard for known in after(second)}
+    assert {shard for _, shard in entries(after(first))} < {shard for _, shard in entries(after(second))}
 
 
 def test_a_changed_file_is_dropped_and_added_and_a_missing_one_dropped() -> None:
-    known = after(planned([entry("a"), entry("b"), entry("c")], []))
+    known = after(planned([entry("a"), entry("b"), entry("c")]))
     plan = planned([entry("a"), entry("b", "2")], known)
     rows = list(zip(plan.rows["path"].to_pylist(), plan.rows["status"].to_pylist(), strict=True))
     assert rows == [("a", "keep"), ("b", "drop"), ("b", "add"), ("c", "drop")]
 
 
 def test_shard_ids_depend_on_what_is_packed_and_on_nothing_else() -> None:
-    one = [shard.id for shard in planned([entry("a"), entry("b")], []).shards()]
-    assert one == [shard.id for shard in planned([entry("a"), entry("b")], []).shards()]
-    assert one != [shard.id for shard in planned([entry("a"), entry("b", "2")], []).shards()]
-    assert one != [s.id for s in make_plan([entry("a"), entry("b")], [], source="/other", packing=TWO).shards()]
+    one = [shard.id for shard in planned([entry("a"), entry("b")]).shards()]
+    assert one == [shard.id for shard in planned([entry("a"), entry("b")]).shards()]
+    assert one != [shard.id for shard in planned([entry("a"), entry("b", "2")]).shards()]
+    assert one != [s.id for s in make_plan([entry("a"), entry("b")], NOTHING, source="/other", packing=TWO).shards()]
 
 
 def test_shards_are_bounded_in_bytes_too() -> None:
-    plan = planned([entry(n, size=60) for n in "abc"], [], Packing(files=10, bytes=100))
+    plan = planned([entry(n, size=60) for n in "abc"], NOTHING, Packing(files=10, bytes=100))
     assert len(list(plan.shards())) == 3
 
 
@@ -81,9 +90,9 @@ def test_a_plan_turns_what_was_known_into_what_is_listed(
     before: dict[str, int], now: dict[str, int], files: int
 ) -> None:
     packing = Packing(files=files)
-    known = after(planned(sorted_entries(before), [], packing))
+    known = after(planned(sorted_entries(before), NOTHING, packing))
     plan = planned(sorted_entries(now), known, packing)
-    assert {(k.entry.path, k.entry.etag) for k in after(plan)} == {(p, str(e)) for p, e in now.items()}
+    assert {(e.path, e.etag) for e, _ in entries(after(plan))} == {(p, str(e)) for p, e in now.items()}
     added = [e for shard in plan.shards() for e in shard.entries]
     assert {(e.path, e.etag) for e in added} == {(p, str(e)) for p, e in now.items() if before.get(p) != e}
     assert all(len(shard.entries) <= files for shard in plan.shards())

@@ -1,0 +1,225 @@
+"""The steps of an indexing run: fit, extract, merge, build, measure, commit. What a run is, is in index.py.
+
+Extraction depends on the plan alone. Everything after it is derived from the head that is to be followed, anew for each
+newer head when somebody else publishes meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from jobs.build_indexes import BuildOptions, build_indexes
+from jobs.outcomes import find_rows, value_of
+from jobs.progress import Reporter
+from pipeline.core.errors import SightlineError
+from pipeline.core.names import public_url
+from pipeline.core.types import Artifact, Shard
+from pipeline.publish import manifests
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.leases import Held
+from pipeline.publish.lists import EMPTY, Lists, load_lists
+from pipeline.publish.plan import Plan
+from pipeline.publish.rebase import ContradictionError, rebase
+from pipeline.publish.recipe import Recipe
+from pipeline.publish.snapshot import Fitness, Snapshot, Summary
+from pipeline.run.base import Runner
+from pipeline.stages.commit import Proposal, conflict, transact
+from pipeline.stages.drift import DriftTask, drift_items, judged
+from pipeline.stages.extract import ExtractOptions, ExtractTask
+from pipeline.stages.fit import MomentsTask, fit_whitening, fitted, sample_shards
+from pipeline.stages.kinds import extract_spec
+from pipeline.stages.merge import Change, Merged, merge
+
+Extracted = tuple[pa.Table, dict[str, str]]
+"""Completion records as a descriptor table, and what was set aside: shard id -> why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options that the steps need; see IndexOptions."""
+
+    source: str
+    root: str
+    extract: ExtractOptions
+    rows_per_index_shard: int
+    memory_bytes: int | None
+    max_reject_rate: float | None
+    retrain: str
+
+
+@dataclass(kw_only=True)
+class IndexRun:
+    """One run. head, base, plan: what it was planned from; the last fields say what became of it."""
+
+    options: RunOptions
+    catalog: Catalog
+    head: Snapshot | None
+    base: Lists
+    plan: Plan
+    lease: Held
+    reporter: Reporter
+    runner: Runner
+    set_aside: dict[str, str] = field(default_factory=dict)
+    past_gate: str = ""
+    retrained: tuple[str, ...] = ()
+
+    @property
+    def writer(self) -> str:
+        """Who this run is."""
+        return self.lease.lease.writer
+
+    def carry_out(self, recipe: Recipe) -> Snapshot | None:
+        """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
+        recipe = self._with_whitening(recipe)
+        files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
+        self.past_gate = self._gate(files)
+        if self.past_gate:
+            return None
+        return transact(
+            self.catalog,
+            self.head,
+            lambda head: self._derive(head, recipe, files),
+            writer=self.writer,
+            before=self.lease.check,
+        )
+
+    def _with_whitening(self, recipe: Recipe) -> Recipe:
+        if recipe.whiten is None or recipe.whiten.artifact is not None:
+            return recipe
+        sample = sample_shards(self.plan.shards(), recipe)
+        earlier = fitted(self.catalog, recipe, sample)
+        if earlier is not None:
+            return earlier
+        raw, set_aside = self._extract(recipe.raw, sample, "sample", len(sample))
+        if not raw.num_rows:
+            raise SightlineError(f"whitening has no sample: {next(iter(set_aside.values()), 'the source is empty')}")
+        files = sorted(manifests.descriptor_files(raw), key=lambda file: file.shard_id)
+        with self.reporter.phase("whiten", len(files), "moments") as phase:
+            moments: dict[str, Artifact] = {}
+            for outcome in self.runner.map(MomentsTask(root=self.options.root), files):
+                moments[outcome.item.id] = value_of(outcome)
+                phase.advance()
+            return fit_whitening(self.catalog, recipe, sample, [moments[file.id] for file in files])
+
+    def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
+        """Extract shards, or take up their completion records."""
+        options = self.options
+        task = ExtractTask(root=options.root, location=options.source, recipe=recipe, options=options.extract)
+        done = manifests.DescriptorRows()
+        set_aside: dict[str, str] = {}
+        with self.reporter.phase(name, total) as phase:
+            for outcome in self.runner.map(task, shards):
+                if outcome.value is None:
+                    set_aside[outcome.item.id] = f"{outcome.item.uri}: {outcome.error}"
+                    self.reporter.say(f"set aside: {outcome.item.uri}: {outcome.error}")
+                else:
+                    done.append(outcome.value)
+                phase.advance(outcome.value.seen if outcome.value else 0)
+        return done.table(), set_aside
+
+    def _gate(self, files: pa.Table) -> str:
+        rejected, limit = manifests.total(files, "rejected"), self.options.max_reject_rate
+        seen = sum(manifests.total(files, name) for name in ("indexed", "rejected", "duplicates"))
+        if limit is None or not seen or rejected <= limit * seen:
+            return ""
+        return (
+            f"{rejected} of {seen} new images were rejected, more than --max-reject-rate {limit:g} allows: nothing is "
+            "published; look at the rejects, or run again with a higher rate (finished shards are not redone)"
+        )
+
+    def _derive(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> Proposal | None:
+        """Return what this run means over a head: that of the plan, or a newer one."""
+        base, change = self._over(head, recipe, files)
+        same = head is not None and head.recipe.fingerprint == recipe.fingerprint
+        idle = same and not change.plan.count("add") and not change.plan.count("drop")
+        if idle and (head is not self.head or self.options.retrain == "never"):
+            return None
+        merged = merge(base, change, recipe, lambda items: find_rows(self.options.root, self.runner, items))
+        if merged.images == 0 and head is None:
+            why = next(iter(self.set_aside.values()), "") or f"all {merged.seen} images were rejected"
+            raise SightlineError(
+                f"{public_url(self.options.source)}: nothing could be indexed ({why}); nothing is published"
+            )
+        lists, fitness = self._build(recipe, merged, head.fitness if head is not None else ())
+        if idle and lists.indexes.equals(base.indexes):
+            return None
+        return Proposal(
+            lists=lists,
+            recipe=recipe,
+            source=public_url(self.options.source),
+            summary=self._summary(recipe, merged),
+            fitness=fitness,
+        )
+
+    def _over(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> tuple[Lists, Change]:
+        """Return the lists to build on and the change to make, carried over when the head is not that of the plan."""
+        if head is self.head:
+            return self.base, Change(plan=self.plan, files=files)
+        assert head is not None, "a head never goes away"
+        recipes = {recipe.fingerprint, self.head.recipe.fingerprint if self.head is not None else ""}
+        if head.recipe.fingerprint not in recipes:
+            raise conflict(head, self.head, self.writer, "both changed the recipe")
+        sources = {public_url(self.options.source), self.head.source if self.head is not None else ""}
+        if head.source not in sources:
+            raise conflict(head, self.head, self.writer, "both changed the source")
+        base = lists_for(self.catalog, head, recipe)
+        try:
+            moved = rebase(self.plan, base.listing, files["shard_id"].combine_chunks())
+        except ContradictionError as error:
+            raise conflict(head, self.head, self.writer, f"both changed {error}") from None
+        self.reporter.say(f"snapshot {head.version} was published meanwhile by writer {head.writer}; going on from it")
+        return base, Change(plan=moved.plan, files=files, strays=moved.strays)
+
+    def _build(self, recipe: Recipe, merged: Merged, before: tuple[Fitness, ...]) -> tuple[Lists, tuple[Fitness, ...]]:
+        """Return the lists with their index shards, retrained where that was asked for, and how they fit."""
+        options = BuildOptions(
+            root=self.options.root,
+            rows_per_index_shard=self.options.rows_per_index_shard,
+            memory_bytes=self.options.memory_bytes,
+            retrain=frozenset(spec.kind for spec in recipe.indexes)
+            if self.options.retrain == "always"
+            else frozenset(),
+        )
+        lists = replace(merged.lists, indexes=build_indexes(options, recipe, merged.lists, self.runner, self.reporter))
+        fitness = self.measure(recipe, lists, before)
+        drifted = frozenset(fit.kind for fit in fitness if fit.drifted)
+        if drifted and self.options.retrain == "auto":
+            for fit in fitness:
+                if fit.drifted:
+                    self.reporter.say(f"retraining {fit.kind}: {'; '.join(fit.drifted)}")
+            anew = replace(options, retrain=drifted)
+            lists = replace(lists, indexes=build_indexes(anew, recipe, lists, self.runner, self.reporter))
+            fitness = self.measure(recipe, lists, fitness)
+        self.retrained = tuple(sorted(options.retrain | (drifted if self.options.retrain == "auto" else frozenset())))
+        return lists, fitness
+
+    def measure(self, recipe: Recipe, lists: Lists, before: tuple[Fitness, ...]) -> tuple[Fitness, ...]:
+        """Return how the trained indexes fit now."""
+        with self.reporter.phase("drift"):
+            task = DriftTask(root=self.options.root, recipe=recipe)
+            found = {o.item.kind: value_of(o) for o in self.runner.map(task, drift_items(recipe, lists, before))}
+        return judged(found, before)
+
+    def _summary(self, recipe: Recipe, merged: Merged) -> Summary:
+        return Summary(
+            images=merged.images,
+            seen=merged.seen,
+            duplicates=merged.duplicates,
+            rejected=merged.seen - merged.images - merged.duplicates,
+            added=merged.added,
+            removed=merged.removed,
+            set_aside=tuple(sorted(self.set_aside)),
+            seconds=dict(self.reporter.seconds),
+            origin=extract_spec(recipe).label,
+        )
+
+
+def lists_for(catalog: Catalog, head: Snapshot | None, recipe: Recipe) -> Lists:
+    """Return the head's lists if its descriptors are those of the recipe, else only what was deleted by name."""
+    if head is None:
+        return EMPTY
+    lists = load_lists(catalog, head)
+    return lists if head.recipe.descriptor_id == recipe.descriptor_id else replace(EMPTY, deletions=lists.deletions)

@@ -1,0 +1,162 @@
+"""Leases: who is at work in a ROOT, so that nothing that is in use, or may be taken up, is collected.
+
+A lease is an object that its holder rewrites at every beat. It is dead when the store's own clock says that it has not
+been rewritten for long and it does not stir while it is being watched either: a clock that jumps kills no lease.
+A sweep (see stages/expire.py) and the start of other work exclude each other: each first puts its lease and then looks
+for the other's. The sweep gives way; the other waits until it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from pipeline.core.errors import NotFoundError, SightlineError, StoreError
+from pipeline.core.specs import canonical
+from pipeline.core.storage import Store
+from pipeline.core.types import Record
+
+FOLDER = "leases"
+SWEEP = "expire"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTimes:
+    """Seconds: between beats, until a silent lease is suspected, and how long a suspect is watched."""
+
+    beat: float = 20.0
+    silent: float = 900.0
+    watch: float = 60.0
+
+
+class Lease(Record):
+    """Content of a lease. versions: snapshots in use beside the live ones."""
+
+    writer: str
+    operation: str
+    beat: int = 0
+    versions: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Where the lease lies."""
+        return f"{FOLDER}/{self.writer}.json"
+
+
+@dataclass
+class Held:
+    """A lease that this process holds; a thread renews it."""
+
+    store: Store
+    lease: Lease
+    times: LeaseTimes
+    _last: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self) -> float:
+        """Write the lease anew; return the store's time."""
+        with self._lock:
+            self.lease = self.lease.model_copy(update={"beat": self.lease.beat + 1})
+            self.store.write(self.lease.name, canonical(self.lease.model_dump(mode="json")))
+            self._last = time.monotonic()
+        return self.store.stat(self.lease.name).modified
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody can hold this lease for dead yet."""
+        return time.monotonic() - self._last < max(self.times.watch, 2 * self.times.beat) / 2
+
+    def check(self) -> None:
+        """Renew; a SightlineError when this process slept so long that others have taken the lease for dead."""
+        if not self.store.exists(self.lease.name):
+            raise SightlineError(
+                f"{self.lease.name}: this run was held up for so long that its lease has lapsed; nothing was "
+                "published, run the same command again, finished shards are not redone"
+            )
+        self.put()
+
+    def keep(self) -> None:
+        """Renew until told to stop; a beat that fails is tried at the next one, a lease taken away is not put back."""
+        while not self._stop.wait(self.times.beat):
+            try:
+                if self.store.exists(self.lease.name):
+                    self.put()
+            except StoreError:
+                continue
+
+    def release(self) -> None:
+        """Stop renewing and remove the lease."""
+        self._stop.set()
+        self.store.delete(self.lease.name)
+
+
+@contextmanager
+def hold(store: Store, lease: Lease, times: LeaseTimes) -> Iterator[Held]:
+    """Hold a lease while the block runs; if it is not a sweep's, after waiting for sweeps that are under way."""
+    held = Held(store, lease, times)
+    held.put()
+    thread = threading.Thread(target=held.keep, name="lease", daemon=True)
+    thread.start()
+    try:
+        if lease.operation != SWEEP:
+            _outwait_sweeps(store, times)
+        yield held
+    finally:
+        held.release()
+        thread.join()
+
+
+def read_leases(store: Store) -> list[tuple[Lease, float]]:
+    """Return every lease and the store's time of its last beat; one that cannot be read counts as some work."""
+    found = []
+    for entry in store.list(FOLDER):
+        stem = entry.path.rsplit("/", 1)[-1].removesuffix(".json")
+        try:
+            lease = Lease.model_validate_json(store.read(entry.path))
+        except NotFoundError:
+            continue
+        except ValidationError:
+            lease = Lease(writer=stem, operation="unknown")
+        found.append((lease, entry.modified))
+    return found
+
+
+def live_leases(store: Store, *, now: float, times: LeaseTimes) -> list[Lease]:
+    """Return the leases that are alive. Suspects are watched for `times.watch` seconds and removed if they lie still.
+
+    now: the store's time.
+    """
+    leases = read_leases(store)
+    suspects = [lease for lease, beat in leases if now - beat > times.silent]
+    if not suspects:
+        return [lease for lease, _ in leases]
+    time.sleep(times.watch)
+    alive = []
+    for lease, _ in read_leases(store):
+        if lease in suspects:
+            store.delete(lease.name)
+        else:
+            alive.append(lease)
+    return alive
+
+
+def _outwait_sweeps(store: Store, times: LeaseTimes) -> None:
+    """Return when no sweep is under way. A sweep stops deleting before its lease could be held for dead."""
+    still: dict[str, tuple[Lease, float]] = {}
+    while True:
+        sweeps = [lease for lease, _ in read_leases(store) if lease.operation == SWEEP]
+        if not sweeps:
+            return
+        for lease in sweeps:
+            seen, since = still.get(lease.writer, (None, 0.0))
+            if seen != lease:
+                still[lease.writer] = (lease, time.monotonic())
+            elif time.monotonic() - since > times.watch:
+                store.delete(lease.name)
+        time.sleep(min(1.0, times.watch / 4))

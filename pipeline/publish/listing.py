@@ -1,0 +1,153 @@
+"""Listing: every source entry that has been dealt with, as a stream of batches. It is never held in memory whole.
+
+A collection of single files has a row per image here, so this is the one list that grows with images, not with shards.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import IntegrityError
+from pipeline.core.types import Artifact
+
+BATCH = 1 << 16
+SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("shard", pa.string())])
+"""In byte order of the path; shard is the one that the entry went into."""
+
+
+class Listing(Protocol):
+    """Rows of SCHEMA in byte order of the path, to be read as often as needed."""
+
+    artifact: Artifact | None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows."""
+        ...
+
+
+class Fetcher(Protocol):
+    """The part of a catalog that a stored listing needs."""
+
+    def fetch(self, artifact: Artifact, folder: Path) -> Path: ...  # noqa: D102 - see Catalog
+
+
+class StoredListing:
+    """A listing manifest; None stands for the empty one of a new ROOT."""
+
+    def __init__(self, catalog: Fetcher | None = None, artifact: Artifact | None = None) -> None:
+        self._catalog, self.artifact = catalog, artifact
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the file, verified before the first one."""
+        if self._catalog is None or self.artifact is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._catalog.fetch(self.artifact, Path(folder))
+            try:
+                file = pq.ParquetFile(path)
+            except pa.ArrowInvalid as error:
+                raise IntegrityError(self.artifact.uri, f"is no Parquet file ({error})") from None
+            with file:
+                if not file.schema_arrow.equals(SCHEMA):
+                    raise IntegrityError(self.artifact.uri, "has other columns than its manifest should")
+                yield from file.iter_batches(batch_size=BATCH)
+
+
+class Spool:
+    """Rows on local disk: appended once, read again and again, gone with the object. Also a Listing when of SCHEMA."""
+
+    artifact: Artifact | None = None
+
+    def __init__(self, schema: pa.Schema = SCHEMA) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="sightline-spool-")
+        weakref.finalize(self, folder.cleanup)
+        self.schema, self.rows = schema, 0
+        self._path = Path(folder.name) / "rows.arrow"
+        self._sink: Any = pa.OSFile(str(self._path), "wb")
+        self._writer: Any = pa.ipc.new_stream(self._sink, schema)
+
+    def append(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Write rows; they stay one batch."""
+        batch = rows.combine_chunks().to_batches() if isinstance(rows, pa.Table) else [rows]
+        for part in batch:
+            self.rows += part.num_rows
+            self._writer.write_batch(part)
+
+    def finish(self) -> Spool:
+        """Complete the file; only now may it be read."""
+        self._writer.close()
+        self._sink.close()
+        return self
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was appended."""
+        with pa.OSFile(str(self._path), "rb") as file:
+            yield from pa.ipc.open_stream(file)
+
+
+def write_listing(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    """Write a listing manifest; equal rows give equal bytes, however they were batched."""
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for table in _rebatched(batches):
+            writer.write_table(table, row_group_size=BATCH)
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        if count >= BATCH:
+            table = pa.Table.from_batches(held, SCHEMA)
+            whole = count - count % BATCH
+            yield table.slice(0, whole).combine_chunks()
+            held, count = table.slice(whole).to_batches(), count - whole
+    if count:
+        yield pa.Table.from_batches(held, SCHEMA).combine_chunks()
+
+
+def aligned(
+    left: Iterable[pa.RecordBatch], right: Iterable[pa.RecordBatch], schemas: tuple[pa.Schema, pa.Schema]
+) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Cut two streams, each in byte order of its column "path", at the same paths, some batches at a time.
+
+    Rows of equal path must lie in one batch of a stream.
+    """
+    streams = (iter(left), iter(right))
+    held = [schemas[0].empty_table(), schemas[1].empty_table()]
+    ended = [False, False]
+    while True:
+        for side in (0, 1):
+            while not ended[side] and held[side].num_rows == 0:
+                batch = next(streams[side], None)
+                ended[side] = batch is None
+                if batch is not None:
+                    held[side] = pa.Table.from_batches([batch], schemas[side])
+        lasts = [table["path"][-1].as_py() for table in held if table.num_rows]
+        if not lasts:
+            return
+        # Beyond the smaller last path, the other stream may still hold rows that belong between.
+        cut = min(lasts, key=str.encode)
+        counts = [_up_to(table, cut) for table in held]
+        yield held[0].slice(0, counts[0]), held[1].slice(0, counts[1])
+        held = [table.slice(count) for table, count in zip(held, counts, strict=True)]
+
+
+def _up_to(table: pa.Table, path: str) -> int:
+    low, high = 0, table.num_rows
+    column, wanted = table["path"], path.encode()
+    while low < high:
+        middle = (low + high) // 2
+        if column[middle].as_py().encode() <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,228 @@
+"""Merge: from a plan and what became of its shards to the lists of a new snapshot. Publishes nothing.
+
+A changed entry whose new shard was set aside stays as it was: nothing committed is lost to a failure. Whoever is no
+longer listed, or was deleted by name, is a tombstone as long as a descriptor file or an index shard still holds it.
+The listing is passed over in batches: memory grows with shards, not with images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.publish import manifests
+from pipeline.publish.listing import SCHEMA as LISTING
+from pipeline.publish.listing import Spool
+from pipeline.publish.lists import Lists
+from pipeline.publish.plan import Plan
+from pipeline.publish.recipe import Recipe
+from pipeline.stages.find_rows import FindItem
+
+Find = Callable[[Iterable[FindItem]], manifests.Rows]
+"""Finds the rows of keys in descriptor files, by whatever runner there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a run did. files: completion records of the shards it extracted, as a descriptor table.
+
+    strays: entries, by shard, that have been indexed elsewhere meanwhile and do not count here (see rebase.py).
+    """
+
+    plan: Plan
+    files: pa.Table
+    strays: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """Lists after a plan was carried out, without new index shards, and the counts of its images."""
+
+    lists: Lists
+    images: int
+    seen: int
+    duplicates: int
+    added: int
+    removed: int
+
+
+@dataclass
+class _Scan:
+    """What a pass over the plan finds: the new listing; shards that entries left, came into; deleted entries."""
+
+    listing: Spool = field(default_factory=Spool)
+    left: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    deleted: int = 0
+    buried: dict[str, list[str]] = field(default_factory=dict)
+
+
+def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
+    """Apply a change to the lists of the head. recipe: of the new snapshot; other index settings are left behind."""
+    scan = _scan(change, head.deletions)
+    gone = _gone_paths(change, scan.left) if change.plan.packed else {}
+    old = manifests.tombstones(head.tombstones)
+
+    used = change.files.filter(_within(change.files["shard_id"], scan.used))
+    known = pc.is_in(used["id"], head.descriptors["id"])
+    left = head.descriptors.filter(_within(head.descriptors["shard_id"], scan.left - set(gone)))
+    returned = left.filter(pc.is_in(left["id"], used["id"]))
+    lost = left.filter(pc.invert(pc.is_in(left["id"], used["id"])))
+    new = used.filter(pc.invert(known))
+
+    descriptors = _joined(head.descriptors, lost, new)
+    reset = {*returned["id"].to_pylist(), *new["id"].to_pylist()}
+    found = find(_items(head, used, gone, scan.buried, change.strays))
+    rows = {name: dead for name, dead in old.items() if name not in reset}
+    rows = manifests.united(rows, found)
+    indexes = _indexes(head, descriptors, recipe)
+    rows = manifests.united(rows, _whole(lost))
+    tombstones = manifests.tombstone_table(_needed(rows, descriptors, indexes))
+
+    came, went = _movement(head, new, returned, lost, (old, rows))
+    images = live_images(descriptors, tombstones)
+    rejected, duplicates = manifests.total(descriptors, "rejected"), manifests.total(descriptors, "duplicates")
+    return Merged(
+        lists=Lists(
+            listing=scan.listing.finish(),
+            descriptors=descriptors,
+            indexes=indexes,
+            tombstones=tombstones,
+            deletions=head.deletions,
+        ),
+        images=images,
+        seen=scan.listing.rows - scan.deleted if change.plan.packed else images + rejected + duplicates,
+        duplicates=duplicates,
+        added=came,
+        removed=went,
+    )
+
+
+def live_images(descriptors: pa.Table, tombstones: pa.Table) -> int:
+    """Return how many images are part of the collection."""
+    mine = tombstones.filter(pc.is_in(tombstones["file"], descriptors["id"]))
+    return manifests.total(descriptors, "indexed") - int(pc.sum(pc.list_value_length(mine["rows"])).as_py() or 0)
+
+
+def _within(column: pa.ChunkedArray, names: set[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(sorted(names), pa.string()))
+
+
+def _scan(change: Change, deletions: pa.Table) -> _Scan:
+    scan = _Scan()
+    finished = change.files["shard_id"]
+    entries = deletions["entry"]
+    for batch in change.plan.batches():
+        add, drop = pc.equal(batch["status"], "add"), pc.equal(batch["status"], "drop")
+        done = pc.and_(add, pc.is_in(batch["shard"], finished))
+        failed = batch.filter(pc.and_(add, pc.invert(done)))["path"]
+        retained = pc.and_(drop, pc.is_in(batch["path"], failed))
+        stays = pc.or_(pc.or_(done, retained), pc.equal(batch["status"], "keep"))
+        rows = batch.filter(stays).select(LISTING.names)
+        scan.listing.append(rows)
+        scan.left.update(batch.filter(pc.and_(drop, pc.invert(retained)))["shard"].unique().to_pylist())
+        fresh = batch.filter(done)
+        scan.used.update(fresh["shard"].unique().to_pylist())
+        if deletions.num_rows:
+            scan.deleted += int(pc.sum(pc.is_in(rows["path"], entries)).as_py() or 0)
+            for row in fresh.filter(pc.is_in(fresh["path"], entries)).to_pylist():
+                scan.buried.setdefault(row["shard"], []).append(row["path"])
+    return scan
+
+
+def _gone_paths(change: Change, left: set[str]) -> dict[str, list[str]]:
+    """Return the paths that left, by shard, for the shards that other entries are still in."""
+    if not left:
+        return {}
+    names = pa.array(sorted(left), pa.string())
+    finished = change.files["shard_id"]
+    staying: set[str] = set()
+    for moved, there in _touching(change, names, finished):
+        staying.update(there.filter(pc.invert(moved))["shard"].unique().to_pylist())
+    paths: dict[str, list[str]] = {}
+    for moved, there in _touching(change, pa.array(sorted(staying), pa.string()), finished):
+        for row in there.filter(moved).to_pylist():
+            paths.setdefault(row["shard"], []).append(row["path"])
+    return paths
+
+
+def _touching(change: Change, shards: pa.Array, finished: pa.ChunkedArray) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
+    """Yield (which rows leave, rows) of the old entries of some shards."""
+    for batch in change.plan.batches():
+        add = pc.equal(batch["status"], "add")
+        failed = batch.filter(pc.and_(add, pc.invert(pc.is_in(batch["shard"], finished))))["path"]
+        there = batch.filter(pc.and_(pc.invert(add), pc.is_in(batch["shard"], shards)))
+        leaves = pc.and_(pc.equal(there["status"], "drop"), pc.invert(pc.is_in(there["path"], failed)))
+        yield leaves, there
+
+
+def _items(
+    head: Lists, used: pa.Table, gone: dict[str, list[str]], buried: dict[str, list[str]], strays: dict[str, list[str]]
+) -> Iterator[FindItem]:
+    """Yield what to look for: paths that left a file that stays, deleted and stray images of files that came."""
+    still = head.descriptors.filter(_within(head.descriptors["shard_id"], set(gone)))
+    for file in manifests.descriptor_files(still):
+        yield FindItem(file=file, keys=tuple(gone[file.shard_id]))
+    for file in manifests.descriptor_files(used.filter(_within(used["shard_id"], {*buried, *strays}))):
+        entries = pa.array(buried.get(file.shard_id, []), pa.string())
+        keys = head.deletions.filter(pc.is_in(head.deletions["entry"], entries))["key"].to_pylist()
+        yield FindItem(file=file, keys=(*keys, *strays.get(file.shard_id, ())))
+
+
+def _joined(descriptors: pa.Table, lost: pa.Table, new: pa.Table) -> pa.Table:
+    if lost.num_rows:
+        descriptors = descriptors.filter(pc.invert(pc.is_in(descriptors["id"], lost["id"])))
+    if not new.num_rows:
+        return descriptors
+    return pa.concat_tables([descriptors, new]).sort_by("id") if descriptors.num_rows else new
+
+
+def _indexes(head: Lists, descriptors: pa.Table, recipe: Recipe) -> pa.Table:
+    """Return the index shards that stay: of the recipe's settings, with at least one file that is live."""
+    current = pa.array([recipe.index_id(spec) for spec in recipe.indexes], pa.string())
+    mine = head.indexes.filter(pc.is_in(head.indexes["fingerprint"], current))
+    if not mine.num_rows:
+        return mine
+    column = mine["files"].combine_chunks()
+    live = pc.is_in(column.flatten(), descriptors["id"].combine_chunks()).to_numpy(zero_copy_only=False)
+    some = np.zeros(mine.num_rows, bool)
+    np.logical_or.at(some, pc.list_parent_indices(column).to_numpy(), live)
+    return mine.filter(pa.array(some))
+
+
+def _whole(files: pa.Table) -> manifests.Rows:
+    """Return every row of some descriptor files."""
+    pairs = zip(files["id"].to_pylist(), files["rows"].to_pylist(), strict=True)
+    return {name: np.arange(rows, dtype=np.int64) for name, rows in pairs}
+
+
+def _needed(rows: manifests.Rows, descriptors: pa.Table, indexes: pa.Table) -> manifests.Rows:
+    """Return the tombstones of files that are live or that an index shard still holds."""
+    names = pa.array(list(rows), pa.string())
+    held = pc.or_(pc.is_in(names, descriptors["id"]), pc.is_in(names, indexes["files"].combine_chunks().flatten()))
+    return {name: rows[name] for name in names.filter(held).to_pylist()}
+
+
+def _movement(
+    head: Lists, new: pa.Table, returned: pa.Table, lost: pa.Table, rows: tuple[manifests.Rows, manifests.Rows]
+) -> tuple[int, int]:
+    """Return how many images came and went."""
+    old, now = rows
+    came = manifests.total(new, "indexed") - sum(len(now[name]) for name in _named(now, new))
+    went = manifests.total(lost, "indexed") - sum(len(old[name]) for name in _named(old, lost))
+    stayed = set(_named(now, head.descriptors)) - set(_named(now, lost)) | set(returned["id"].to_pylist())
+    for name in stayed:
+        more = len(now.get(name, ())) - len(old.get(name, ()))
+        came, went = came + max(0, -more), went + max(0, more)
+    return came, went
+
+
+def _named(rows: manifests.Rows, table: pa.Table) -> list[str]:
+    """Return the names of rows that are ids of a descriptor table."""
+    names = pa.array(list(rows), pa.string())
+    found: list[str] = names.filter(pc.is_in(names, table["id"])).to_pylist()
+    return found
