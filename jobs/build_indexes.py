@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.outcomes import value_of
 from jobs.progress import Reporter
-from pipeline.core.types import Artifact
+from pipeline.core.types import Artifact, Ints
 from pipeline.publish import manifests
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.run.base import Runner
-from pipeline.stages.fill_index import FillItem, FillTask, groups
+from pipeline.stages.fill_index import FillItem, FillTask, groups, unheld
 from pipeline.stages.kinds import index_specs
 from pipeline.stages.train_index import TrainTask, train_item
 
@@ -35,34 +35,33 @@ class BuildOptions:
 
 def build_indexes(options: BuildOptions, recipe: Recipe, lists: Lists, runner: Runner, reporter: Reporter) -> pa.Table:
     """Return the index shards of the new snapshot: those that stay, and new ones over what they do not hold."""
-    full = lists.descriptors.filter(pc.greater(lists.descriptors["rows"], 0))
     stays = lists.indexes.filter(pc.invert(pc.is_in(lists.indexes["kind"], pa.array(options.retrain, pa.string()))))
-    if not full.num_rows:
+    if not manifests.total(lists.descriptors, "rows"):
         return stays
+    lists = replace(lists, indexes=stays)
     trained = {shard.kind: shard.trained for shard in manifests.index_shards(stays)}
-    trained |= _train(options, recipe, full, set(trained), runner, reporter)
+    trained |= _train(options, recipe, lists.descriptors, set(trained), runner, reporter)
     wanted = {
-        spec.kind: groups(_not_held(full, stays, spec.kind), options.rows_per_index_shard)
+        spec.kind: groups(lists.descriptors, unheld(lists, spec.kind), options.rows_per_index_shard)
         for spec in index_specs(recipe)
     }
     made = manifests.index_shards(stays)
     with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
-        for outcome in runner.map(FillTask(root=options.root, recipe=recipe), _fill_items(wanted, trained)):
+        for outcome in runner.map(
+            FillTask(root=options.root, recipe=recipe), _fill_items(lists.descriptors, wanted, trained)
+        ):
             made.append(value_of(outcome))
             phase.advance()
     return manifests.index_table(sorted(made, key=lambda shard: (shard.kind, shard.files)))
 
 
-def _not_held(files: pa.Table, shards: pa.Table, kind: str) -> pa.Table:
-    """Return the descriptor files that no index shard of a kind holds."""
-    mine = shards.filter(pc.equal(shards["kind"], kind))["files"].combine_chunks()
-    return files.filter(pc.invert(pc.is_in(files["id"], mine.flatten())))
-
-
-def _fill_items(wanted: dict[str, list[pa.Table]], trained: dict[str, Artifact]) -> Iterator[FillItem]:
-    for kind, tables in wanted.items():
-        for table in tables:
-            yield FillItem(kind=kind, trained=trained[kind], files=tuple(manifests.descriptor_files(table)))
+def _fill_items(
+    descriptors: pa.Table, wanted: dict[str, list[Ints]], trained: dict[str, Artifact]
+) -> Iterator[FillItem]:
+    for kind, runs in wanted.items():
+        for places in runs:
+            files = manifests.descriptor_files(descriptors.take(pa.array(places)))
+            yield FillItem(kind=kind, trained=trained[kind], files=tuple(files))
 
 
 def _train(

@@ -156,8 +156,9 @@ class IndexRun:
 
     def _over(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> tuple[Lists, Change]:
         """Return the lists to build on and the change to make, carried over when the head is not that of the plan."""
+        failed = pa.array(list(self.set_aside), pa.string())
         if head is self.head:
-            return self.base, Change(plan=self.plan, files=files)
+            return self.base, Change(plan=self.plan, files=files, failed=failed)
         assert head is not None, "a head never goes away"
         recipes = {recipe.fingerprint, self.head.recipe.fingerprint if self.head is not None else ""}
         if head.recipe.fingerprint not in recipes:
@@ -167,11 +168,11 @@ class IndexRun:
             raise conflict(head, self.head, self.writer, "both changed the source")
         base = lists_for(self.catalog, head, recipe)
         try:
-            moved = rebase(self.plan, base.listing, files["shard_id"].combine_chunks())
+            moved = rebase(self.plan, base.listing, failed)
         except ContradictionError as error:
             raise conflict(head, self.head, self.writer, f"both changed {error}") from None
         self.reporter.say(f"snapshot {head.version} was published meanwhile by writer {head.writer}; going on from it")
-        return base, Change(plan=moved.plan, files=files, strays=moved.strays)
+        return base, Change(plan=moved.plan, files=files, failed=failed, strays=moved.strays)
 
     def _build(self, recipe: Recipe, merged: Merged, before: tuple[Fitness, ...]) -> tuple[Lists, tuple[Fitness, ...]]:
         """Return the lists with their index shards, retrained where that was asked for, and how they fit."""

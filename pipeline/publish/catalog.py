@@ -86,9 +86,8 @@ class Catalog:
 
     def put_manifest_file(self, path: Path) -> Artifact:
         """Store a manifest from a local file under its digest, once."""
-        artifact = Artifact(
-            uri=f"manifests/{file_digest(path)}.parquet", sha256=file_digest(path), bytes=path.stat().st_size
-        )
+        sha = file_digest(path)
+        artifact = Artifact(uri=f"manifests/{sha}.parquet", sha256=sha, bytes=path.stat().st_size)
         if not self._there(artifact):
             self.store.upload(path, artifact.uri)
         return artifact

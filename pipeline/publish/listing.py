@@ -25,7 +25,10 @@ SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("etag", pa.str
 class Listing(Protocol):
     """Rows of SCHEMA in byte order of the path, to be read as often as needed."""
 
-    artifact: Artifact | None
+    @property
+    def artifact(self) -> Artifact | None:
+        """Where it is stored, if it is."""
+        ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows."""
@@ -61,11 +64,9 @@ class StoredListing:
 
 
 class Spool:
-    """Rows on local disk: appended once, read again and again, gone with the object. Also a Listing when of SCHEMA."""
+    """Rows on local disk: appended once, read again and again, gone with the object."""
 
-    artifact: Artifact | None = None
-
-    def __init__(self, schema: pa.Schema = SCHEMA) -> None:
+    def __init__(self, schema: pa.Schema) -> None:
         folder = tempfile.TemporaryDirectory(prefix="sightline-spool-")
         weakref.finalize(self, folder.cleanup)
         self.schema, self.rows = schema, 0
@@ -92,26 +93,41 @@ class Spool:
             yield from pa.ipc.open_stream(file)
 
 
-def write_listing(batches: Iterable[pa.RecordBatch], path: Path) -> None:
-    """Write a listing manifest; equal rows give equal bytes, however they were batched."""
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        for table in _rebatched(batches):
-            writer.write_table(table, row_group_size=BATCH)
+class NewListing:
+    """A listing manifest in the making, on local disk; gone with the object. Equal rows give equal bytes."""
 
+    artifact: Artifact | None = None
 
-def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        held.append(batch)
-        count += batch.num_rows
-        if count >= BATCH:
-            table = pa.Table.from_batches(held, SCHEMA)
-            whole = count - count % BATCH
-            yield table.slice(0, whole).combine_chunks()
-            held, count = table.slice(whole).to_batches(), count - whole
-    if count:
-        yield pa.Table.from_batches(held, SCHEMA).combine_chunks()
+    def __init__(self) -> None:
+        folder = tempfile.TemporaryDirectory(prefix="sightline-listing-")
+        weakref.finalize(self, folder.cleanup)
+        self.path, self.rows = Path(folder.name) / "listing.parquet", 0
+        self._writer = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")
+        self._held: list[pa.RecordBatch] = []
+        self._count = 0
+
+    def append(self, rows: pa.RecordBatch) -> None:
+        """Write rows; how they are batched does not show in the file."""
+        self._held.append(rows)
+        self._count += rows.num_rows
+        self.rows += rows.num_rows
+        if self._count >= BATCH:
+            table = pa.Table.from_batches(self._held, SCHEMA)
+            whole = self._count - self._count % BATCH
+            self._writer.write_table(table.slice(0, whole).combine_chunks(), row_group_size=BATCH)
+            self._held, self._count = table.slice(whole).to_batches(), self._count - whole
+
+    def finish(self) -> NewListing:
+        """Complete the file; only now may it be read."""
+        if self._count:
+            self._writer.write_table(pa.Table.from_batches(self._held, SCHEMA).combine_chunks(), row_group_size=BATCH)
+        self._writer.close()
+        return self
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was appended."""
+        with pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=BATCH)
 
 
 def aligned(

@@ -50,6 +50,8 @@ DELETIONS = pa.schema([("key", pa.string()), ("entry", pa.string()), ("version",
 """Images deleted by name, by key: the source may still hold them, and no later run brings them back. entry is the
 listed path that the key lies in; version is the snapshot that deleted it."""
 
+_WIDTH, _FLUSH = 15, 1 << 15
+
 Rows = dict[str, Ints]
 """Sorted row numbers by descriptor file id."""
 
@@ -58,43 +60,44 @@ class DescriptorRows:
     """Collects descriptor files as a table, without keeping a Python object for each."""
 
     def __init__(self) -> None:
-        self._held: list[DescriptorFile] = []
+        self._columns: list[list[Any]] = [[] for _ in range(_WIDTH)]
         self._batches: list[pa.RecordBatch] = []
 
     def append(self, file: DescriptorFile) -> None:
         """Add one file."""
-        self._held.append(file)
-        if len(self._held) == 4096:
+        values = (
+            *(file.id, file.shard_id, file.writer, file.dtype),
+            *(file.rows, file.indexed, file.rejected, file.duplicates, file.dim),
+            *_flat(file.artifact),
+            *_flat(file.rejects),
+        )
+        for column, value in zip(self._columns, values, strict=True):
+            column.append(value)
+        if len(self._columns[0]) == _FLUSH:
             self._flush()
 
     def table(self) -> pa.Table:
         """Return what was collected, sorted by id."""
         self._flush()
-        return pa.Table.from_batches(self._batches, DESCRIPTORS).sort_by("id")
+        table = pa.Table.from_batches(self._batches, DESCRIPTORS)
+        self._batches = []
+        return table.sort_by("id")
 
     def _flush(self) -> None:
-        files, self._held = self._held, []
-        rejects = [file.rejects for file in files]
-        columns = [
-            pa.array([file.id for file in files], pa.string()),
-            pa.array([file.shard_id for file in files], pa.string()),
-            pa.array([file.writer for file in files], pa.string()),
-            _artifacts([file.artifact for file in files]),
-            _artifacts(rejects),
-            *(pa.array([getattr(file, name) for file in files], pa.int64()) for name in _COUNTS),
-            pa.array([file.dtype for file in files], pa.string()),
-        ]
+        columns, self._columns = self._columns, [[] for _ in range(_WIDTH)]
+        strings = [pa.array(column, pa.string()) for column in columns[:4]]
+        counts = [pa.array(column, pa.int64()) for column in columns[4:9]]
+        columns = [*strings[:3], _structs(columns[9:12]), _structs(columns[12:]), *counts, strings[3]]
         self._batches.append(pa.RecordBatch.from_arrays(columns, schema=DESCRIPTORS))
 
 
-def _artifacts(values: list[Artifact | None] | list[Artifact]) -> pa.StructArray:
-    missing = pa.array([value is None for value in values], pa.bool_())
-    fields = [
-        pa.array([None if value is None else value.uri for value in values], pa.string()),
-        pa.array([None if value is None else value.sha256 for value in values], pa.string()),
-        pa.array([None if value is None else value.bytes for value in values], pa.int64()),
-    ]
-    return pa.StructArray.from_arrays(fields, fields=list(_ARTIFACT), mask=missing)
+def _flat(artifact: Artifact | None) -> tuple[str | None, str | None, int | None]:
+    return (None, None, None) if artifact is None else (artifact.uri, artifact.sha256, artifact.bytes)
+
+
+def _structs(columns: list[list[Any]]) -> pa.StructArray:
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _ARTIFACT, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=list(_ARTIFACT), mask=pc.is_null(arrays[0]))
 
 
 def descriptor_table(files: Iterable[DescriptorFile]) -> pa.Table:
@@ -135,6 +138,41 @@ def tombstones(table: pa.Table) -> Rows:
     """Return the rows of a tombstone table."""
     names, lists = table["file"].to_pylist(), table["rows"].combine_chunks()
     return {name: lists[place].values.to_numpy() for place, name in enumerate(names)}
+
+
+def among(values: pa.ChunkedArray | pa.Array, others: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Return which values are among others, as booleans; the smaller side is the one that is hashed."""
+    if not len(values) or not len(others):
+        return pa.array(np.zeros(len(values), bool))
+    if 8 * len(values) < len(others):
+        others = others.filter(pc.is_in(others, _whole(values)))
+    return pc.is_in(values, _whole(others))
+
+
+def _whole(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def with_rows(table: pa.Table, more: pa.Table) -> pa.Table:
+    """Return two tables sorted by id as one; a few rows more copy nothing of a large table."""
+    if not more.num_rows or not table.num_rows:
+        return table if table.num_rows else more
+    if more.num_rows > 4096:
+        return pa.concat_tables([table, more]).sort_by("id")
+    parts, start = [], 0
+    for place, name in enumerate(more["id"].to_pylist()):
+        end = _first_not_below(table["id"], name)
+        parts += [table.slice(start, end - start), more.slice(place, 1)]
+        start = end
+    return pa.concat_tables([*parts, table.slice(start)])
+
+
+def _first_not_below(column: pa.ChunkedArray, name: str) -> int:
+    low, high = 0, len(column)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if column[middle].as_py() < name else (low, middle)
+    return low
 
 
 def united(one: Rows, other: Rows) -> Rows:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
-from pipeline.core.types import Entry, Shard
+from pipeline.core.types import Entry, Ints, Shard
 from pipeline.publish.listing import BATCH, Listing, Spool, aligned
 from pipeline.publish.listing import SCHEMA as LISTING
 
@@ -37,15 +36,27 @@ class Packing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packs:
+    """New shards: their ids (n,), and the place after the last entry of each (n,), counted over all new entries."""
+
+    ids: pa.Array
+    ends: Ints
+
+    def names(self, start: int, end: int) -> pa.Array:
+        """Return the shard ids of the new entries start..end."""
+        return self.ids.take(pa.array(np.searchsorted(self.ends, np.arange(start, end), side="right")))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Rows (path, size, etag, shard, status) by path; a changed entry has a "drop" row and then an "add" row.
 
-    packs: (shard id, entries) of the "add" rows in their order; empty when the rows name their shards themselves.
+    packs: the shards of the "add" rows in their order; None when the rows name their shards themselves.
     reason says in words why there is, or is not, anything to do.
     """
 
     spool: Spool
-    packs: tuple[tuple[str, int], ...]
+    packs: Packs | None
     source: str
     packed: bool
     reason: str
@@ -59,13 +70,20 @@ class Plan:
     @property
     def new_shards(self) -> int:
         """Shards to extract."""
-        return len(self.packs)
+        return len(self.packs.ids) if self.packs is not None else 0
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows, a bounded number at a time."""
-        place = _Place()
+        start = 0
         for batch in self.spool.batches():
-            yield self._with_shards(batch, place) if self.packs else batch
+            if self.packs is None:
+                yield batch
+                continue
+            added = pc.equal(batch["status"], "add")
+            end = start + int(pc.sum(added).as_py() or 0)
+            shards = pc.replace_with_mask(batch["shard"], added, self.packs.names(start, end))
+            start = end
+            yield batch.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), shards)
 
     @property
     def rows(self) -> pa.Table:
@@ -96,28 +114,6 @@ class Plan:
             entries=tuple(entries),
         )
 
-    def _with_shards(self, batch: pa.RecordBatch, place: _Place) -> pa.RecordBatch:
-        added = pc.equal(batch["status"], "add")
-        wanted = int(pc.sum(added).as_py() or 0)
-        names: list[str] = []
-        while len(names) < wanted:
-            shard, count = self.packs[place.pack]
-            taken = min(count - place.used, wanted - len(names))
-            names += [shard] * taken
-            place.used += taken
-            if place.used == count:
-                place.pack, place.used = place.pack + 1, 0
-        shards = pc.replace_with_mask(batch["shard"], added, pa.array(names, pa.string()))
-        return batch.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), shards)
-
-
-@dataclass
-class _Place:
-    """How far the shard ids of "add" rows have been given out."""
-
-    pack: int = 0
-    used: int = 0
-
 
 def make_plan(listing: Iterable[Entry], known: Listing, *, source: str, packing: Packing | None) -> Plan:
     """Compare a sorted listing with what is known; packing None means that every entry is a shard."""
@@ -138,7 +134,7 @@ def make_plan(listing: Iterable[Entry], known: Listing, *, source: str, packing:
         reason = f"nothing new: all {counts['keep']} are as they were"
     return Plan(
         spool=spool.finish(),
-        packs=tuple(pack.finish()),
+        packs=pack.finish(),
         source=source,
         packed=packing is not None,
         reason=reason,
@@ -177,16 +173,29 @@ def in_order(rows: pa.Table) -> pa.Table:
 
 def _entry_batches(listing: Iterable[Entry]) -> Iterator[pa.RecordBatch]:
     last = ""
-    entries = iter(listing)
-    while chunk := list(islice(entries, BATCH)):
-        paths = pa.array([entry.path for entry in chunk], pa.string())
-        before = pa.concat_arrays([pa.array([last], pa.string()), paths[:-1]])
-        if not pc.all(pc.less(before, paths)).as_py():
-            raise UserError(f"listing near {chunk[0].path}", "is not sorted, or names an entry twice", "report this")
-        last = chunk[-1].path
-        sizes = pa.array([entry.size for entry in chunk], pa.int64())
-        etags = pa.array([entry.etag for entry in chunk], pa.string())
-        yield pa.RecordBatch.from_arrays([paths, sizes, etags], schema=_ENTRIES)
+    # Columns, not entries, are collected: a list of many small objects keeps the garbage collector busy.
+    paths: list[str] = []
+    sizes: list[int] = []
+    etags: list[str] = []
+    for entry in listing:
+        paths.append(entry.path)
+        sizes.append(entry.size)
+        etags.append(entry.etag)
+        if len(paths) == BATCH:
+            yield _entry_batch(paths, sizes, etags, last)
+            last = paths[-1]
+            paths, sizes, etags = [], [], []
+    if paths:
+        yield _entry_batch(paths, sizes, etags, last)
+
+
+def _entry_batch(paths: list[str], sizes: list[int], etags: list[str], last: str) -> pa.RecordBatch:
+    column = pa.array(paths, pa.string())
+    before = pa.concat_arrays([pa.array([last], pa.string()), column[:-1]])
+    if not pc.all(pc.less(before, column)).as_py():
+        raise UserError(f"listing near {paths[0]}", "is not sorted, or names an entry twice", "report this")
+    columns = [column, pa.array(sizes, pa.int64()), pa.array(etags, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=_ENTRIES)
 
 
 class _Packer:
@@ -194,7 +203,8 @@ class _Packer:
 
     def __init__(self, source: str, packing: Packing | None) -> None:
         self.source, self.packing = source, packing
-        self.packs: list[tuple[str, int]] = []
+        self._ids: list[str] = []
+        self._counts: list[int] = []
         self._files = self._bytes = 0
         self._hash = hashlib.sha256()
 
@@ -208,13 +218,14 @@ class _Packer:
             self._files += 1
             self._bytes += size
 
-    def finish(self) -> list[tuple[str, int]]:
+    def finish(self) -> Packs:
         self._close()
-        return self.packs
+        return Packs(ids=pa.array(self._ids, pa.string()), ends=np.cumsum(self._counts, dtype=np.int64))
 
     def _close(self) -> None:
         if self._files:
-            self.packs.append((self._hash.hexdigest()[:20], self._files))
+            self._ids.append(self._hash.hexdigest()[:20])
+            self._counts.append(self._files)
         self._files = self._bytes = 0
         self._hash = hashlib.sha256()
 

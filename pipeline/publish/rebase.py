@@ -30,25 +30,27 @@ class Rebased:
     strays: dict[str, list[str]]
 
 
-def rebase(plan: Plan, theirs: Listing, finished: pa.Array) -> Rebased:
-    """Carry the finished part of a plan over to another head's listing; finished: ids of the shards extracted."""
+def rebase(plan: Plan, theirs: Listing, failed: pa.Array) -> Rebased:
+    """Carry a plan over to another head's listing, without the shards that were set aside (ids in `failed`)."""
     spool = Spool(SCHEMA)
     counts = dict.fromkeys(("keep", "drop", "add"), 0)
     strays: dict[str, list[str]] = {}
-    for mine, there in aligned(_changes(plan, finished), theirs.batches(), (SCHEMA, LISTING)):
+    for mine, there in aligned(_changes(plan, failed), theirs.batches(), (SCHEMA, LISTING)):
         rows = _carried(mine, there, strays)
         for value in pc.value_counts(rows["status"].combine_chunks()).to_pylist():
             counts[value["values"]] += value["counts"]
         spool.append(rows)
-    moved = replace(plan, spool=spool.finish(), packs=(), counts=counts, reason=f"{plan.reason}, over a newer snapshot")
+    moved = replace(
+        plan, spool=spool.finish(), packs=None, counts=counts, reason=f"{plan.reason}, over a newer snapshot"
+    )
     return Rebased(plan=moved, strays=strays)
 
 
-def _changes(plan: Plan, finished: pa.Array) -> Iterator[pa.RecordBatch]:
+def _changes(plan: Plan, failed: pa.Array) -> Iterator[pa.RecordBatch]:
     """Yield what a plan changes; entries whose new shard was set aside stay as they were."""
     for batch in plan.batches():
         rows = batch.filter(pc.not_equal(batch["status"], "keep"))
-        lost = pc.and_(pc.equal(rows["status"], "add"), pc.invert(pc.is_in(rows["shard"], finished)))
+        lost = pc.and_(pc.equal(rows["status"], "add"), pc.is_in(rows["shard"], failed))
         if pc.any(lost).as_py():
             rows = rows.filter(pc.invert(pc.is_in(rows["path"], rows.filter(lost)["path"])))
         if rows.num_rows:

@@ -7,12 +7,10 @@ the winner published. An operation that contradicts the winner raises a Conflict
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,7 +18,7 @@ from pipeline.core.errors import ConflictError
 from pipeline.core.types import Artifact
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.listing import Listing, write_listing
+from pipeline.publish.listing import Listing, NewListing
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Snapshot, Summary
@@ -104,10 +102,12 @@ def stage(catalog: Catalog, head: Snapshot | None, proposal: Proposal, *, writer
 def _put_listing(catalog: Catalog, listing: Listing) -> Artifact:
     if listing.artifact is not None:
         return listing.artifact
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "listing.parquet"
-        write_listing(listing.batches(), path)
-        return catalog.put_manifest_file(path)
+    if isinstance(listing, NewListing):
+        return catalog.put_manifest_file(listing.path)
+    copy = NewListing()
+    for batch in listing.batches():
+        copy.append(batch)
+    return catalog.put_manifest_file(copy.finish().path)
 
 
 def recipe_artifacts(recipe: Recipe) -> tuple[Artifact, ...]:

@@ -76,13 +76,13 @@ class DriftTask:
 
 def drift_items(recipe: Recipe, lists: Lists, before: tuple[Fitness, ...]) -> Iterator[DriftItem]:
     """Yield what to measure: every trained kind, on as many vectors as when it was trained."""
-    full = lists.descriptors.filter(pc.greater(lists.descriptors["rows"], 0))
+    full = lists.descriptors
     dead = manifests.tombstones(lists.tombstones)
     trained = {shard.kind: shard.trained for shard in manifests.index_shards(lists.indexes)}
     rows = manifests.total(full, "rows") - sum(len(dead[name]) for name in _among(list(dead), full["id"]))
     baseline = {(fit.kind, fit.trained.trained): fit.trained.rows for fit in before}
     for spec in index_specs(recipe):
-        if spec.exact or spec.kind not in trained or not full.num_rows:
+        if spec.exact or spec.kind not in trained or not manifests.total(full, "rows"):
             continue
         size = min(SAMPLE, rows, baseline.get((spec.kind, trained[spec.kind].sha256), rows))
         files = sample_files(full, size, SEED)

@@ -77,6 +77,7 @@ class ExtractWorker:
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
+        self._recipe_id, self._raw_id = task.recipe.descriptor_id, task.recipe.raw.descriptor_id
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
@@ -95,7 +96,7 @@ class ExtractWorker:
 
     def __call__(self, shard: Shard) -> DescriptorFile:
         """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole."""
-        recipe_id = self._recipe.descriptor_id
+        recipe_id = self._recipe_id
         done = self._catalog.record(self._catalog.record_name(recipe_id, shard.id), DescriptorFile)
         if done is not None:
             return done
@@ -106,7 +107,7 @@ class ExtractWorker:
         """Take up raw descriptors of the whitening sample, so that its images are not decoded twice."""
         if self._whitening is None:
             return None
-        raw = self._catalog.record(self._catalog.record_name(self._recipe.raw.descriptor_id, shard.id), DescriptorFile)
+        raw = self._catalog.record(self._catalog.record_name(self._raw_id, shard.id), DescriptorFile)
         if raw is None:
             return None
         with tempfile.TemporaryDirectory() as folder:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard
+from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints
+from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.kinds import index_spec
 from pipeline.table import DescriptorReader
@@ -81,13 +84,20 @@ def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tupl
                 yield position, batch
 
 
-def groups(files: pa.Table, max_rows: int) -> list[pa.Table]:
-    """Cut a descriptor table, sorted by id, into groups of at most `max_rows` rows; a larger file is one by itself."""
-    files = files.filter(pc.greater(files["rows"], 0))
+def unheld(lists: Lists, kind: str) -> Ints:
+    """Return the places (n,) in the descriptor table of files with rows that no index shard of a kind holds."""
+    ids = lists.descriptors["id"]
+    held = lists.indexes.filter(pc.equal(lists.indexes["kind"], kind))["files"].combine_chunks().flatten()
+    wanted = pc.and_(pc.greater(lists.descriptors["rows"], 0), pc.invert(manifests.among(ids, held)))
+    return np.flatnonzero(wanted.to_numpy())
+
+
+def groups(descriptors: pa.Table, places: Ints, max_rows: int) -> list[Ints]:
+    """Cut places of a descriptor table into runs of at most `max_rows` rows; a larger file is one by itself."""
     cuts, held = [0], 0
-    for place, rows in enumerate(files["rows"].to_pylist()):
+    for place, rows in enumerate(descriptors["rows"].to_numpy()[places].tolist()):
         if place > cuts[-1] and held + rows > max_rows:
             cuts.append(place)
             held = 0
         held += rows
-    return [files.slice(start, end - start) for start, end in pairwise([*cuts, files.num_rows]) if end > start]
+    return [places[start:end] for start, end in pairwise([*cuts, len(places)]) if end > start]

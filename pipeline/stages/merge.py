@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.publish import manifests
 from pipeline.publish.listing import SCHEMA as LISTING
-from pipeline.publish.listing import Spool
+from pipeline.publish.listing import NewListing
 from pipeline.publish.lists import Lists
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
@@ -28,13 +28,15 @@ Find = Callable[[Iterable[FindItem]], manifests.Rows]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What a run did. files: completion records of the shards it extracted, as a descriptor table.
+    """What a run did. files: completion records of the shards it extracted, as a descriptor table sorted by id.
 
-    strays: entries, by shard, that have been indexed elsewhere meanwhile and do not count here (see rebase.py).
+    failed: ids of the shards that were set aside. strays: entries, by shard, that have been indexed elsewhere meanwhile
+    and do not count here (see rebase.py).
     """
 
     plan: Plan
     files: pa.Table
+    failed: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
     strays: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -54,9 +56,9 @@ class Merged:
 class _Scan:
     """What a pass over the plan finds: the new listing; shards that entries left, came into; deleted entries."""
 
-    listing: Spool = field(default_factory=Spool)
+    listing: NewListing = field(default_factory=NewListing)
     left: set[str] = field(default_factory=set)
-    used: set[str] = field(default_factory=set)
+    used: list[pa.Array] = field(default_factory=list)
     deleted: int = 0
     buried: dict[str, list[str]] = field(default_factory=dict)
 
@@ -67,16 +69,18 @@ def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
     gone = _gone_paths(change, scan.left) if change.plan.packed else {}
     old = manifests.tombstones(head.tombstones)
 
-    used = change.files.filter(_within(change.files["shard_id"], scan.used))
-    known = pc.is_in(used["id"], head.descriptors["id"])
+    used = _used(change.files, scan.used)
     left = head.descriptors.filter(_within(head.descriptors["shard_id"], scan.left - set(gone)))
-    returned = left.filter(pc.is_in(left["id"], used["id"]))
-    lost = left.filter(pc.invert(pc.is_in(left["id"], used["id"])))
-    new = used.filter(pc.invert(known))
+    back = manifests.among(left["id"], used["id"])
+    returned, lost = left.filter(back), left.filter(pc.invert(back))
+    new = used.filter(pc.invert(manifests.among(used["id"], head.descriptors["id"])))
 
-    descriptors = _joined(head.descriptors, lost, new)
-    reset = {*returned["id"].to_pylist(), *new["id"].to_pylist()}
+    kept = head.descriptors
+    if lost.num_rows:
+        kept = kept.filter(pc.invert(manifests.among(kept["id"], lost["id"])))
+    descriptors = manifests.with_rows(kept, new)
     found = find(_items(head, used, gone, scan.buried, change.strays))
+    reset = {*_named(old, returned), *_named(old, new)}
     rows = {name: dead for name, dead in old.items() if name not in reset}
     rows = manifests.united(rows, found)
     indexes = _indexes(head, descriptors, recipe)
@@ -104,29 +108,35 @@ def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
 
 def live_images(descriptors: pa.Table, tombstones: pa.Table) -> int:
     """Return how many images are part of the collection."""
-    mine = tombstones.filter(pc.is_in(tombstones["file"], descriptors["id"]))
+    mine = tombstones.filter(manifests.among(tombstones["file"], descriptors["id"]))
     return manifests.total(descriptors, "indexed") - int(pc.sum(pc.list_value_length(mine["rows"])).as_py() or 0)
 
 
-def _within(column: pa.ChunkedArray, names: set[str]) -> pa.ChunkedArray:
-    return pc.is_in(column, pa.array(sorted(names), pa.string()))
+def _within(column: pa.ChunkedArray, names: set[str]) -> pa.ChunkedArray | pa.Array:
+    return manifests.among(column, pa.array(list(names), pa.string()))
+
+
+def _used(files: pa.Table, shards: list[pa.Array]) -> pa.Table:
+    """Return the completion records of the shards that the new listing names."""
+    there = manifests.among(files["shard_id"], pa.concat_arrays(shards) if shards else pa.array([], pa.string()))
+    return files if pc.all(there).as_py() else files.filter(there)
 
 
 def _scan(change: Change, deletions: pa.Table) -> _Scan:
     scan = _Scan()
-    finished = change.files["shard_id"]
     entries = deletions["entry"]
     for batch in change.plan.batches():
         add, drop = pc.equal(batch["status"], "add"), pc.equal(batch["status"], "drop")
-        done = pc.and_(add, pc.is_in(batch["shard"], finished))
-        failed = batch.filter(pc.and_(add, pc.invert(done)))["path"]
-        retained = pc.and_(drop, pc.is_in(batch["path"], failed))
+        lost = manifests.among(batch["shard"], change.failed)
+        done = pc.and_(add, pc.invert(lost))
+        failed = batch.filter(pc.and_(add, lost))["path"]
+        retained = pc.and_(drop, manifests.among(batch["path"], failed))
         stays = pc.or_(pc.or_(done, retained), pc.equal(batch["status"], "keep"))
         rows = batch.filter(stays).select(LISTING.names)
         scan.listing.append(rows)
         scan.left.update(batch.filter(pc.and_(drop, pc.invert(retained)))["shard"].unique().to_pylist())
         fresh = batch.filter(done)
-        scan.used.update(fresh["shard"].unique().to_pylist())
+        scan.used.append(fresh["shard"].unique())
         if deletions.num_rows:
             scan.deleted += int(pc.sum(pc.is_in(rows["path"], entries)).as_py() or 0)
             for row in fresh.filter(pc.is_in(fresh["path"], entries)).to_pylist():
@@ -138,25 +148,24 @@ def _gone_paths(change: Change, left: set[str]) -> dict[str, list[str]]:
     """Return the paths that left, by shard, for the shards that other entries are still in."""
     if not left:
         return {}
-    names = pa.array(sorted(left), pa.string())
-    finished = change.files["shard_id"]
+    names = pa.array(list(left), pa.string())
     staying: set[str] = set()
-    for moved, there in _touching(change, names, finished):
+    for moved, there in _touching(change, names):
         staying.update(there.filter(pc.invert(moved))["shard"].unique().to_pylist())
     paths: dict[str, list[str]] = {}
-    for moved, there in _touching(change, pa.array(sorted(staying), pa.string()), finished):
+    for moved, there in _touching(change, pa.array(list(staying), pa.string())):
         for row in there.filter(moved).to_pylist():
             paths.setdefault(row["shard"], []).append(row["path"])
     return paths
 
 
-def _touching(change: Change, shards: pa.Array, finished: pa.ChunkedArray) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
+def _touching(change: Change, shards: pa.Array) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
     """Yield (which rows leave, rows) of the old entries of some shards."""
     for batch in change.plan.batches():
         add = pc.equal(batch["status"], "add")
-        failed = batch.filter(pc.and_(add, pc.invert(pc.is_in(batch["shard"], finished))))["path"]
-        there = batch.filter(pc.and_(pc.invert(add), pc.is_in(batch["shard"], shards)))
-        leaves = pc.and_(pc.equal(there["status"], "drop"), pc.invert(pc.is_in(there["path"], failed)))
+        failed = batch.filter(pc.and_(add, manifests.among(batch["shard"], change.failed)))["path"]
+        there = batch.filter(pc.and_(pc.invert(add), manifests.among(batch["shard"], shards)))
+        leaves = pc.and_(pc.equal(there["status"], "drop"), pc.invert(manifests.among(there["path"], failed)))
         yield leaves, there
 
 
@@ -173,14 +182,6 @@ def _items(
         yield FindItem(file=file, keys=(*keys, *strays.get(file.shard_id, ())))
 
 
-def _joined(descriptors: pa.Table, lost: pa.Table, new: pa.Table) -> pa.Table:
-    if lost.num_rows:
-        descriptors = descriptors.filter(pc.invert(pc.is_in(descriptors["id"], lost["id"])))
-    if not new.num_rows:
-        return descriptors
-    return pa.concat_tables([descriptors, new]).sort_by("id") if descriptors.num_rows else new
-
-
 def _indexes(head: Lists, descriptors: pa.Table, recipe: Recipe) -> pa.Table:
     """Return the index shards that stay: of the recipe's settings, with at least one file that is live."""
     current = pa.array([recipe.index_id(spec) for spec in recipe.indexes], pa.string())
@@ -188,7 +189,7 @@ def _indexes(head: Lists, descriptors: pa.Table, recipe: Recipe) -> pa.Table:
     if not mine.num_rows:
         return mine
     column = mine["files"].combine_chunks()
-    live = pc.is_in(column.flatten(), descriptors["id"].combine_chunks()).to_numpy(zero_copy_only=False)
+    live = manifests.among(column.flatten(), descriptors["id"]).to_numpy(zero_copy_only=False)
     some = np.zeros(mine.num_rows, bool)
     np.logical_or.at(some, pc.list_parent_indices(column).to_numpy(), live)
     return mine.filter(pa.array(some))
@@ -203,7 +204,8 @@ def _whole(files: pa.Table) -> manifests.Rows:
 def _needed(rows: manifests.Rows, descriptors: pa.Table, indexes: pa.Table) -> manifests.Rows:
     """Return the tombstones of files that are live or that an index shard still holds."""
     names = pa.array(list(rows), pa.string())
-    held = pc.or_(pc.is_in(names, descriptors["id"]), pc.is_in(names, indexes["files"].combine_chunks().flatten()))
+    indexed = manifests.among(names, indexes["files"].combine_chunks().flatten())
+    held = pc.or_(manifests.among(names, descriptors["id"]), indexed)
     return {name: rows[name] for name in names.filter(held).to_pylist()}
 
 
@@ -224,5 +226,5 @@ def _movement(
 def _named(rows: manifests.Rows, table: pa.Table) -> list[str]:
     """Return the names of rows that are ids of a descriptor table."""
     names = pa.array(list(rows), pa.string())
-    found: list[str] = names.filter(pc.is_in(names, table["id"])).to_pylist()
+    found: list[str] = names.filter(manifests.among(names, table["id"])).to_pylist()
     return found

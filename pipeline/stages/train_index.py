@@ -76,7 +76,7 @@ class TrainTask:
 def train_item(spec: IndexSpec, descriptors: pa.Table, *, memory_bytes: int | None, seed: int = 0) -> TrainItem:
     """Choose the settings of a kind from the size of the collection, and the files its sample comes from.
 
-    descriptors: the descriptor files (see publish/manifests.py) that hold any rows; at least one.
+    descriptors: the descriptor files (see publish/manifests.py); they hold at least one row.
     """
     rows = manifests.total(descriptors, "rows")
     resolved = spec.resolve(rows=max(1, rows), dim=descriptors["dim"][0].as_py(), memory_bytes=memory_bytes)
@@ -85,10 +85,12 @@ def train_item(spec: IndexSpec, descriptors: pa.Table, *, memory_bytes: int | No
 
 
 def sample_files(descriptors: pa.Table, wanted: int, seed: int) -> tuple[DescriptorFile, ...]:
-    """Return the files to draw `wanted` rows from, by shard id: the first of a seeded order; at least one."""
+    """Return the files to draw `wanted` rows from, by shard id: the first with any, in a seeded order; at least one."""
     shards = descriptors["shard_id"].to_pylist()
     counts = descriptors["rows"].to_pylist()
-    order = sorted(range(len(shards)), key=lambda place: seeded_order(seed, shards[place]))
+    order = sorted(
+        (place for place, rows in enumerate(counts) if rows), key=lambda place: seeded_order(seed, shards[place])
+    )
     chosen, held = [order[0]], counts[order[0]]
     for place in order[1:]:
         if held >= SPREAD * wanted:

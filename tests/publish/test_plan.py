@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.types import Entry
-from pipeline.publish.listing import SCHEMA, Spool
+from pipeline.publish.listing import SCHEMA, NewListing
 from pipeline.publish.plan import Packing, Plan, entries_of, make_plan
 
 TWO = Packing(files=2)
@@ -15,21 +15,22 @@ def entry(path: str, etag: str = "1", size: int = 10) -> Entry:
     return Entry(path=path, size=size, etag=etag)
 
 
-NOTHING = Spool().finish()
+NOTHING = NewListing().finish()
 
 
-def planned(listing: list[Entry], known: Spool = NOTHING, packing: Packing | None = TWO) -> Plan:
+def planned(listing: list[Entry], known: NewListing = NOTHING, packing: Packing | None = TWO) -> Plan:
     return make_plan(listing, known, source="/src", packing=packing)
 
 
-def after(plan: Plan) -> Spool:
+def after(plan: Plan) -> NewListing:
     """What is known once everything in the plan has been carried out."""
-    rows = Spool()
-    rows.append(plan.rows.filter(pc.not_equal(plan.rows["status"], "drop")).select(SCHEMA.names))
+    rows = NewListing()
+    for batch in plan.batches():
+        rows.append(batch.filter(pc.not_equal(batch["status"], "drop")).select(SCHEMA.names))
     return rows.finish()
 
 
-def entries(listing: Spool) -> list[tuple[Entry, str]]:
+def entries(listing: NewListing) -> list[tuple[Entry, str]]:
     return [pair for batch in listing.batches() for pair in entries_of(batch)]
 
 
