@@ -33,14 +33,25 @@ class BuildOptions:
     retrain: frozenset[str] = frozenset()
 
 
-def build_indexes(options: BuildOptions, recipe: Recipe, lists: Lists, runner: Runner, reporter: Reporter) -> pa.Table:
-    """Return the index shards of the new snapshot: those that stay, and new ones over what they do not hold."""
+def build_indexes(
+    options: BuildOptions,
+    recipe: Recipe,
+    lists: Lists,
+    runner: Runner,
+    reporter: Reporter,
+    *,
+    trained: pa.Table | None = None,
+) -> pa.Table:
+    """Return the index shards of the new snapshot: those that stay, and new ones over what they do not hold.
+
+    trained: index shards whose trained indexes are taken up although they do not stay themselves.
+    """
     stays = lists.indexes.filter(pc.invert(pc.is_in(lists.indexes["kind"], pa.array(options.retrain, pa.string()))))
     if not manifests.total(lists.descriptors, "rows"):
         return stays
     lists = replace(lists, indexes=stays)
-    trained = {shard.kind: shard.trained for shard in manifests.index_shards(stays)}
-    trained |= _train(options, recipe, lists.descriptors, set(trained), runner, reporter)
+    known = {shard.kind: shard.trained for shard in manifests.index_shards(stays if trained is None else trained)}
+    known |= _train(options, recipe, lists.descriptors, set(known), runner, reporter)
     wanted = {
         spec.kind: groups(lists.descriptors, unheld(lists, spec.kind), options.rows_per_index_shard)
         for spec in index_specs(recipe)
@@ -48,7 +59,7 @@ def build_indexes(options: BuildOptions, recipe: Recipe, lists: Lists, runner: R
     made = manifests.index_shards(stays)
     with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
         for outcome in runner.map(
-            FillTask(root=options.root, recipe=recipe), _fill_items(lists.descriptors, wanted, trained)
+            FillTask(root=options.root, recipe=recipe), _fill_items(lists.descriptors, wanted, known)
         ):
             made.append(value_of(outcome))
             phase.advance()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 import sys
@@ -18,6 +17,8 @@ from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
 from jobs import verify as verify_job
+from jobs.cli_options import Json, RetrainKind, Root, RunnerKind
+from jobs.cli_upkeep import COMMANDS
 from jobs.progress import Reporter
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
@@ -35,8 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Root = Annotated[str, typer.Argument(help="Where everything is published: a local folder or s3://bucket/prefix.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: the GPU where there is one.")]
 Index = Annotated[str, typer.Option(help="Index kind to search; the snapshot's best by default.")]
 Rerank = Annotated[
@@ -47,13 +46,6 @@ Rerank = Annotated[
 # typer carries its own click and shows these classes only as bases of what it exports.
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
-
-
-class RunnerKind(enum.StrEnum):
-    """Names of the runners."""
-
-    inline = "inline"
-    ray = "ray"
 
 
 def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -116,6 +108,9 @@ def index(
     max_reject_rate: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Publish nothing (exit 4) past this rate.")
     ] = None,
+    retrain: Annotated[
+        RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
+    ] = RetrainKind.auto,
     replace_source: Annotated[
         bool, typer.Option(help="Let SOURCE take the place of the one this ROOT indexes.")
     ] = False,
@@ -154,6 +149,7 @@ def index(
         rows_per_index_shard=rows_per_index_shard,
         memory_bytes=int(index_memory * 1e9) if index_memory is not None else None,
         max_reject_rate=max_reject_rate,
+        retrain=retrain.value,
         replace_source=replace_source,
         dry_run=dry_run,
     )
@@ -256,6 +252,10 @@ def convert(
     data = convert_job.convert(checkpoint, folder)
     output.emit(data, as_json=as_json, lines=convert_job.lines(data))
     return 0
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -54,6 +54,8 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "skipped": report.skipped,
         "set_aside": report.set_aside,
         "past_gate": report.past_gate,
+        "drifted": {kind: list(reasons) for kind, reasons in report.drifted.items()},
+        "retrained": list(report.retrained),
     }
 
 
@@ -79,6 +81,8 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
         f"descriptor: {label}",
         *notices(label),
+        *(f"retrained: {kind}" for kind in report.retrained),
+        *(f"{kind} has drifted: {'; '.join(why)}" for kind, why in report.drifted.items()),
         *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
     ]
 
@@ -96,16 +100,27 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         f"  recipe {recipe['fingerprint'][:12]}, {data['descriptors']['files']} descriptor files, "
         f"{human_bytes(data['descriptors']['bytes'])}",
     ]
-    lines += [
-        f"  {index['kind']}: {index['rows']} rows in {index['shards']} shards, {human_bytes(index['bytes'])}"
-        for index in data["indexes"]
-    ]
+    for index in data["indexes"]:
+        size = human_bytes(index["bytes"])
+        lines.append(f"  {index['kind']}: {index['rows']} rows in {index['shards']} shards, {size}")
+        fitness = index["fitness"] or {}
+        if fitness.get("now"):
+            now, then = fitness["now"], fitness["at_training"]
+            pairs = (f"{name.replace('_', ' ')} {now[name]:.3g} ({then.get(name, 0):.3g})" for name in now)
+            lines.append(f"    now (at training): {', '.join(pairs)}")
+        lines += [
+            f"    drifted: {what}; `sightline index --retrain auto` trains anew" for what in fitness.get("drifted", ())
+        ]
+    lines += [f"  deleted by name: {data['deleted']}"] if data["deleted"] else []
+    lines += [f"  tag {name}: snapshot {version}" for name, version in sorted(data["tags"].items())]
+    lines += [f"  at work: {work['operation']} by writer {work['writer']}" for work in data["at_work"]]
     lines += [f"  set aside: {shard}" for shard in data["set_aside"]]
     lines.append("history")
     for row in data["history"]:
         lines.append(
-            f"  {row['snapshot']:>4}  {row['created_at']}  {row['images']} images  +{row['added']} -{row['removed']}"
-            f"  {row['seconds']:.1f} s  recipe {row['recipe']}"
+            f"  {row['snapshot']:>4}  {row['created_at']}  {row['operation']:<8}  {row['images']} images  "
+            f"+{row['added']} -{row['removed']}  {row['seconds']:.1f} s  recipe {row['recipe']}"
+            + ("  expired" if row["expired"] else "")
         )
     return [*lines, *notices(data["descriptor"])]
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from jobs._main import run_module
 from pipeline.core.storage import open_store
-from pipeline.publish import manifests
+from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.leases import read_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.stages.kinds import extract_spec
@@ -15,7 +16,9 @@ from pipeline.stages.kinds import extract_spec
 
 def status(root: str) -> dict[str, Any]:
     """Return the head, its history, its recipe and sizes, as the JSON that scripts rely on."""
-    catalog = Catalog(open_store(root))
+    store = open_store(root)
+    catalog = Catalog(store)
+    gone = marks.expired(store)
     head = catalog.require_head()
     lists = load_lists(catalog, head)
     shards = manifests.index_shards(lists.indexes)
@@ -31,6 +34,7 @@ def status(root: str) -> dict[str, Any]:
                 "rows": sum(shard.rows for shard in mine),
                 "bytes": sum(shard.artifact.bytes for shard in mine),
                 "settings": spec.to_json(),
+                "fitness": _fitness(head, spec.kind),
             }
         )
     return {
@@ -51,15 +55,33 @@ def status(root: str) -> dict[str, Any]:
         },
         "tombstones": sum(len(rows) for rows in manifests.tombstones(lists.tombstones).values()),
         "indexes": indexes,
-        "history": [_history_row(catalog.load(version)) for version in catalog.versions()],
+        "deleted": lists.deletions.num_rows,
+        "tags": marks.tags(store),
+        "at_work": [{"operation": lease.operation, "writer": lease.writer} for lease, _ in read_leases(store)],
+        "history": [_history_row(catalog.load(version), version in gone) for version in catalog.versions()],
     }
 
 
-def _history_row(snapshot: Snapshot) -> dict[str, Any]:
+def _fitness(head: Snapshot, kind: str) -> dict[str, Any] | None:
+    """Return how a trained index fits now and at training, and what has drifted; None for kinds without training."""
+    for fit in head.fitness:
+        if fit.kind == kind:
+            return {
+                "rows_at_training": fit.trained.rows,
+                "at_training": fit.trained.values,
+                "now": fit.now.values,
+                "drifted": list(fit.drifted),
+            }
+    return None
+
+
+def _history_row(snapshot: Snapshot, expired: bool) -> dict[str, Any]:
     summary = snapshot.summary
     return {
         "snapshot": snapshot.version,
         "created_at": snapshot.created_at,
+        "operation": snapshot.operation,
+        "expired": expired,
         "images": summary.images,
         "added": summary.added,
         "removed": summary.removed,

@@ -31,7 +31,7 @@ class Verified:
 def verify(root: str, reporter: Reporter, version: int | None = None) -> Verified:
     """Read everything that a snapshot names and compare sizes and digests."""
     catalog = Catalog(open_store(root))
-    snapshot = catalog.require_head() if version is None else catalog.load(version)
+    snapshot = catalog.require_head() if version is None else catalog.load_kept(version)
     objects = total = 0
     faults: list[str] = []
     with reporter.phase("verify", None, "objects") as phase:

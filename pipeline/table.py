@@ -83,12 +83,16 @@ def write_descriptors(path: Path, images: Sequence[ImageRow], vectors: Floats, *
         pa.FixedSizeListArray.from_arrays(pa.array(flat), type=target.field("descriptor").type),
     ]
     table = pa.Table.from_arrays(columns, schema=target)
+    _write(table, path)
+
+
+def _write(table: pa.Table, path: Path) -> None:
     # Descriptors are noise to a compressor, and statistics over their elements are of no use to anyone.
     pq.write_table(
         table,
         path,
         row_group_size=ROW_GROUP,
-        compression={name: "NONE" if "descriptor" in name else "ZSTD" for name in _leaves(target)},
+        compression={name: "NONE" if "descriptor" in name else "ZSTD" for name in _leaves(table.schema)},
         use_dictionary=False,
         write_statistics=["key"],
     )
@@ -135,6 +139,10 @@ class DescriptorReader:
         for batch in self._file.iter_batches(batch_size=rows, columns=["descriptor"]):
             yield _matrix(batch.column(0), self.dim)
 
+    def whole(self) -> pa.Table:
+        """Return every column, with the footer's metadata."""
+        return self._file.read()
+
     def keys(self) -> list[str]:
         """Return the keys in row order."""
         keys: list[str] = self._file.read(columns=["key"]).column(0).to_pylist()
@@ -162,3 +170,12 @@ class DescriptorReader:
 def _matrix(column: Any, dim: int) -> Floats:
     values = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float32).reshape(-1, dim)
+
+
+def without_rows(source: Path, target: Path, dead: Ints, *, name: str) -> tuple[int, int]:
+    """Copy a descriptor file without some rows; return (rows, images) of the copy. Nothing else changes."""
+    reader = DescriptorReader(source, name)
+    table = reader.whole()
+    live = table.take(pa.array(np.setdiff1d(np.arange(reader.rows), dead)))
+    _write(live, target)
+    return int(live.num_rows), len(live["key"].unique())

@@ -27,6 +27,7 @@ from pipeline.core.names import public_url
 from pipeline.core.specs import canonical, explain
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, Record
+from pipeline.publish.marks import expired
 from pipeline.publish.snapshot import FORMAT, Snapshot, parse_snapshot, snapshot_bytes
 
 M = TypeVar("M", bound=Record)
@@ -169,6 +170,18 @@ class Catalog:
             raise UserError(f"{self.shown}", f"has no snapshot {version}", "see `sightline status`") from None
         if snapshot.version != version:
             raise IntegrityError(name, f"says it is snapshot {snapshot.version}")
+        return snapshot
+
+    def load_kept(self, version: int) -> Snapshot:
+        """Return a snapshot whose data are still there; a UserError when it has expired.
+
+        Whoever goes on to use an old one holds a lease on it before asking (see leases.py).
+        """
+        snapshot = self.load(version)
+        if version in expired(self.store):
+            raise UserError(
+                f"{self.shown}", f"snapshot {version} has expired, its data are gone or going", "see `sightline status`"
+            )
         return snapshot
 
     def head(self) -> Snapshot | None:

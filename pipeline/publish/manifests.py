@@ -204,6 +204,12 @@ def from_parquet(data: bytes, schema: pa.Schema, name: str) -> pa.Table:
     return table
 
 
+def uris(table: pa.Table, column: str) -> list[str]:
+    """Return the names of the objects in one column of artifacts, each once and without nulls."""
+    found: list[str] = pc.struct_field(table[column], "uri").unique().drop_null().to_pylist()
+    return found
+
+
 def artifact_column(table: pa.Table, column: str = "artifact") -> list[Artifact]:
     """Return the artifacts named in one column, without nulls."""
     values: list[Any] = table.column(column).to_pylist()

@@ -83,7 +83,7 @@ class SearchIndex:
     def open(cls, root: str, version: int | None = None) -> Self:
         """Open the latest snapshot of ROOT, or a given one."""
         catalog = Catalog(open_store(root))
-        return cls(catalog, catalog.require_head() if version is None else catalog.load(version))
+        return cls(catalog, catalog.require_head() if version is None else catalog.load_kept(version))
 
     def __enter__(self) -> Self:
         return self

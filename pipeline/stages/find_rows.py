@@ -25,8 +25,16 @@ class FindItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FoundRows:
+    """Sorted rows (n,) that hold one of the keys, and the keys that were there."""
+
+    rows: Ints
+    keys: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FindRowsTask:
-    """Work for a runner: from a FindItem to the sorted rows (n,) that hold one of its keys."""
+    """Work for a runner: from a FindItem to FoundRows."""
 
     root: str
 
@@ -36,10 +44,12 @@ class FindRowsTask:
         """Nothing to load."""
         return self
 
-    def __call__(self, item: FindItem) -> Ints:
+    def __call__(self, item: FindItem) -> FoundRows:
         """Read the keys of the file and compare."""
         catalog = Catalog(open_store(self.root))
         with tempfile.TemporaryDirectory() as folder:
             reader = DescriptorReader(catalog.fetch(item.file.artifact, Path(folder)), item.file.artifact.uri)
-            found = pc.is_in(pa.array(reader.keys(), pa.string()), pa.array(item.keys, pa.string()))
-        return np.flatnonzero(found.to_numpy(zero_copy_only=False)).astype(np.int64)
+            keys = pa.array(reader.keys(), pa.string())
+        found = pc.is_in(keys, pa.array(item.keys, pa.string()))
+        rows = np.flatnonzero(found.to_numpy(zero_copy_only=False)).astype(np.int64)
+        return FoundRows(rows=rows, keys=frozenset(keys.filter(found).to_pylist()))

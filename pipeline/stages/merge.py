@@ -8,7 +8,7 @@ The listing is passed over in batches: memory grows with shards, not with images
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +110,12 @@ def live_images(descriptors: pa.Table, tombstones: pa.Table) -> int:
     """Return how many images are part of the collection."""
     mine = tombstones.filter(manifests.among(tombstones["file"], descriptors["id"]))
     return manifests.total(descriptors, "indexed") - int(pc.sum(pc.list_value_length(mine["rows"])).as_py() or 0)
+
+
+def pruned(lists: Lists) -> Lists:
+    """Return lists without the tombstones that nothing needs any more."""
+    needed = _needed(manifests.tombstones(lists.tombstones), lists.descriptors, lists.indexes)
+    return replace(lists, tombstones=manifests.tombstone_table(needed))
 
 
 def _within(column: pa.ChunkedArray, names: set[str]) -> pa.ChunkedArray | pa.Array:
