@@ -18,12 +18,14 @@ from jobs.weights import Weights, checkpoint_at, local_copy, named_weights
 from pipeline.checkpoints import Checkpoint, read_whitening_file
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
-from pipeline.core.specs import explain, kinds
+from pipeline.core.specs import explain, kinds, spec_class
 from pipeline.core.storage import split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening, from_components
 
+SETTINGS = ("pooling", "gem_p", "resize", "precision", "scales")
+"""Options that are fields of an extractor's settings, by the same name."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 DEFAULT_WEIGHTS = "imagenet"
 DEFAULT_INDEXES = ("flat", "ivfpq", "lsh")
@@ -127,15 +129,23 @@ def _source(options: RecipeOptions, base: dict[str, Any], kind: str) -> dict[str
 
 def _extractor(options: RecipeOptions, base: dict[str, Any], blobs: dict[str, bytes]) -> dict[str, Any]:
     body = {"kind": "pooled", **base}
+    settings = spec_class("pipeline.extract", body["kind"]).model_fields
+    for name in (*SETTINGS, "backbone", "weights", "model"):
+        if getattr(options, name) is not None and ("weights" if name == "model" else name) not in settings:
+            raise UserError(f"--{name.replace('_', '-')}", f"is no setting of {body['kind']}", "leave it out")
     if options.model is not None:
         body.update(_from_checkpoint(checkpoint_at(options.model), Path(public_url(options.model)).name, blobs))
     stated = body.get("weights")
-    if options.model is None and (options.backbone or options.weights or not isinstance(stated, dict)):
+    if (
+        "weights" in settings
+        and options.model is None
+        and (options.backbone or options.weights or not isinstance(stated, dict))
+    ):
         backbone = options.backbone or body.get("backbone", DEFAULT_BACKBONE)
         name = options.weights or (stated if isinstance(stated, str) else None) or _again(body, backbone)
         weights = named_weights(backbone, name)
         body.update(backbone=backbone, weights=_store(weights, blobs), origin=weights.origin)
-    for name in ("pooling", "gem_p", "resize", "precision", "scales"):
+    for name in SETTINGS:
         value = getattr(options, name)
         if value is not None:
             body[name] = list(value) if isinstance(value, tuple) else value

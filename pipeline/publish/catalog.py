@@ -87,11 +87,7 @@ class Catalog:
 
     def put_manifest_file(self, path: Path) -> Artifact:
         """Store a manifest from a local file under its digest, once."""
-        sha = file_digest(path)
-        artifact = Artifact(uri=f"manifests/{sha}.parquet", sha256=sha, bytes=path.stat().st_size)
-        if not self._there(artifact):
-            self.store.upload(path, artifact.uri)
-        return artifact
+        return self._upload_once(path, f"manifests/{file_digest(path)}.parquet")
 
     def put_manifest(self, data: bytes) -> Artifact:
         """Store a manifest's bytes under their digest, once."""
@@ -119,11 +115,23 @@ class Catalog:
 
     def upload_index(self, path: Path, index_id: str, suffix: str) -> Artifact:
         """Store an index shard under its digest."""
-        return self.upload(path, f"indexes/{index_id}/{file_digest(path)}{suffix}")
+        return self._upload_once(path, f"indexes/{index_id}/{file_digest(path)}{suffix}")
 
     def upload_artifact(self, path: Path, filename: str) -> Artifact:
         """Store a local file as an artifact under its digest."""
-        return self.upload(path, f"artifacts/{file_digest(path)}/{filename}")
+        return self._upload_once(path, f"artifacts/{file_digest(path)}/{filename}")
+
+    def upload_rewritten(self, path: Path, recipe_id: str, shard_id: str) -> tuple[str, Artifact]:
+        """Store a descriptor file that was made of another one; return its writer, which is its digest's beginning."""
+        writer = file_digest(path)[:12]
+        return writer, self._upload_once(path, self.descriptor_name(recipe_id, shard_id, writer))
+
+    def _upload_once(self, path: Path, name: str) -> Artifact:
+        # What is there may be in use: it is not written over, not even with the same bytes.
+        artifact = Artifact(uri=name, sha256=file_digest(path), bytes=path.stat().st_size)
+        if not self._there(artifact):
+            self.store.upload(path, name)
+        return artifact
 
     def read(self, artifact: Artifact) -> bytes:
         """Return an artifact's bytes, verified."""

@@ -27,11 +27,12 @@ SWEEP = "expire"
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseTimes:
-    """Seconds: between beats, until a silent lease is suspected, and how long a suspect is watched."""
+    """Seconds: between beats, until a silent lease is suspected, how long a suspect is watched, between looks."""
 
     beat: float = 20.0
     silent: float = 900.0
     watch: float = 60.0
+    poll: float = 1.0
 
 
 class Lease(Record):
@@ -159,4 +160,4 @@ def _outwait_sweeps(store: Store, times: LeaseTimes) -> None:
                 still[lease.writer] = (lease, time.monotonic())
             elif time.monotonic() - since > times.watch:
                 store.delete(lease.name)
-        time.sleep(min(1.0, times.watch / 4))
+        time.sleep(times.poll)

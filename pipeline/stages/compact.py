@@ -1,8 +1,8 @@
 """Compact: drop tombstoned rows from descriptor files, and merge small index shards into large ones.
 
-A rewritten descriptor file has a name of its own, made of the old one and the rows that went, so doing it twice gives
-the same object. Index shards over rewritten files are filled anew with the same trained index; the others are merged
-as they are, their ids moved by positions.
+A rewritten descriptor file is named by its content, so doing it twice gives the same object. Index shards over
+rewritten files are filled anew with the same trained index; the others are merged as they are, their ids moved by
+positions.
 """
 
 from __future__ import annotations
@@ -49,14 +49,12 @@ class RewriteTask:
         """Copy the live rows."""
         catalog = Catalog(open_store(self.root))
         file = item.file
-        writer = digest_of({"compact": file.id, "sha256": file.artifact.sha256, "rows": list(item.dead)})[:12]
         with tempfile.TemporaryDirectory() as name:
             target = Path(name) / "live.parquet"
             rows, images = without_rows(
                 catalog.fetch(file.artifact, Path(name)), target, np.array(item.dead), name=file.artifact.uri
             )
-            place = catalog.descriptor_name(self.recipe.descriptor_id, file.shard_id, writer)
-            artifact = catalog.upload(target, place)
+            writer, artifact = catalog.upload_rewritten(target, self.recipe.descriptor_id, file.shard_id)
         return file.model_copy(update={"writer": writer, "artifact": artifact, "rows": rows, "indexed": images})
 
 
