@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import SightlineError
-from tests.faulty import Mode, StopAt, Stopped, Watched
+from tests.faulty import Mode, StopAt, Stopped, Watched, modes
 from tests.life import InMemory, Life, digests, in_memory
 
 BASE = {f"{n:02d}.jpg": f"image {n}" for n in range(8)}
