@@ -1,0 +1,146 @@
+"""I4, I6, I8, I15: two operations at once, in all 70 orders of their four phases, for every pair that can meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import memory
+from pipeline.core.errors import ConflictError
+from pipeline.publish.leases import LeaseTimes
+from pipeline.search.engine import SearchIndex, SearchOptions
+from tests.life import InMemory, Life, in_memory
+from tests.steps import Transaction, carry_out
+
+ORDERS = ["".join("A" if place in chosen else "B" for place in range(8)) for chosen in combinations(range(8), 4)]
+Operation = Callable[[InMemory, Life], Any]
+
+
+def append_a(here: InMemory, life: Life) -> Any:
+    here.put("a.jpg", "image a")
+    return life.index()
+
+
+def append_b(here: InMemory, life: Life) -> Any:
+    here.put("b.jpg", "image b")
+    return life.index()
+
+
+def delete_1(_: InMemory, life: Life) -> Any:
+    return life.delete("01.jpg")
+
+
+def delete_1_and_2(_: InMemory, life: Life) -> Any:
+    return life.delete("01.jpg", "02.jpg")
+
+
+def compact(_: InMemory, life: Life) -> Any:
+    return life.compact()
+
+
+def sweep(_: InMemory, life: Life) -> Any:
+    return life.expire()
+
+
+def rollback(_: InMemory, life: Life) -> Any:
+    return life.rollback(1)
+
+
+def read(_: InMemory, life: Life) -> Any:
+    with SearchIndex.open(life.root) as index:
+        hits = index.search(np.ones((1, index.dim), np.float32), SearchOptions(k=100, index="ivfpq"))[0]
+        assert len(hits) == index.images
+        return index.snapshot.version, sorted(hit.key for hit in hits)
+
+
+PAIRS: dict[str, tuple[Operation, Operation]] = {
+    "append/append": (append_a, append_b),
+    "append/delete": (append_a, delete_1),
+    "append/compact": (append_a, compact),
+    "delete/delete": (delete_1, delete_1_and_2),
+    "delete/compact": (delete_1, compact),
+    "publish/sweep": (append_a, sweep),
+    "publish/rollback": (append_a, rollback),
+    "compact/sweep": (compact, sweep),
+    "sweep/sweep": (sweep, sweep),
+    "open/sweep": (read, sweep),
+    "open/publish": (read, append_a),
+}
+
+
+@pytest.fixture
+def here() -> Iterator[InMemory]:
+    with in_memory() as made:
+        for number in range(5):
+            made.put(f"{number:02d}.jpg", f"image {number}")
+        # Nothing here is ever held for dead: an operation that waits, waits for the other one.
+        made.life.times = LeaseTimes(beat=1000.0, silent=1e9, watch=1e9, poll=0.001)
+        made.life.index()
+        made.put("03.jpg", "image 3, changed")
+        made.life.index()
+        made.clock.now += 10_000
+        yield made
+
+
+def transaction(here: InMemory, letter: str, operation: Operation) -> Transaction:
+    """An operation with a view of the root of its own."""
+    life = replace(here.life, root=f"memory://{here.name}-root-{letter}")
+
+    def run() -> Any:
+        return operation(here, life)
+
+    run.reads_only = operation is read  # type: ignore[attr-defined]
+    made = Transaction(run)
+    memory.register(f"{here.name}-root-{letter}", made.wrap(here.objects))
+    return made
+
+
+def expected(here: InMemory, operations: tuple[Operation, Operation], both: dict[str, Transaction]) -> set[str]:
+    """The keys that must be live at the end, from the operations that say they succeeded."""
+    keys = {f"{number:02d}.jpg" for number in range(5)}
+    keys |= {"a.jpg"} if append_a in operations and both["A"].error is None else set()
+    keys |= {"b.jpg"} if append_b in operations else set()
+    keys -= {"01.jpg"} if delete_1 in operations else set()
+    keys -= {"02.jpg"} if delete_1_and_2 in operations else set()
+    return keys
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_i4_i6_i8_operations_in_every_order(here: InMemory, pair: str) -> None:
+    operations = PAIRS[pair]
+    state = here.keep()
+    conflicts = 0
+    for order in ORDERS:
+        here.go_back(state)
+        both = {
+            letter: transaction(here, letter, operation) for letter, operation in zip("AB", operations, strict=True)
+        }
+        letters = dict(zip("AB", operations, strict=True))
+        try:
+            carry_out(order, both)
+            here.life.check(thorough=order == ORDERS[len(pair)])
+            live = set(here.life.live())
+            for letter, made in both.items():
+                if made.error is not None:
+                    assert isinstance(made.error, ConflictError), made.error
+                    assert letters[letter] in (rollback, append_a), "only these may have to give up"
+                    assert pair == "publish/rollback"
+                    conflicts += 1
+                elif letters[letter] is read:
+                    version, keys = made.result
+                    assert keys == sorted(here.life.live(version)), "I1: what is read is one snapshot"
+            if pair != "publish/rollback":
+                assert live == expected(here, operations, both)
+            elif both["A"].error is None:
+                # The rollback was undone by nobody, and undid nothing that was published after it was begun.
+                last = here.life.catalog.require_head()
+                assert ("a.jpg" in live) == (last.operation == "index")
+            assert not list(here.objects.list("leases")), "everybody let go"
+        except AssertionError as error:
+            raise AssertionError(f"{pair} in order {order}: {error}") from error
+    assert (conflicts > 0) == (pair == "publish/rollback")
