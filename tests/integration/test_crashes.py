@@ -137,6 +137,29 @@ def test_i3_i8_an_operation_stopped_anywhere_is_completed_by_its_repetition(
     assert cases > 2 * len(operations)
 
 
+def test_i8_after_a_sweep_that_was_stopped_what_it_collected_can_be_indexed_again() -> None:
+    with in_memory() as here:
+        for key, content in BASE.items():
+            here.put(key, content)
+        here.life.index()
+        for key in list(BASE)[:3]:
+            here.images.delete(key)
+        here.life.index()
+        state = here.keep()
+        operations = stopped(here, expire, -1, "before").operations
+        assert [at for at in operations if at.startswith("delete descriptors/")], "the sweep collects a whole shard"
+        for at in range(len(operations)):
+            for mode in modes(operations[at]):
+                here.go_back(state)
+                stopped(here, expire, at, mode)
+                for key in list(BASE)[:3]:
+                    here.put(key, BASE[key])
+                here.clock.now += 10_000
+                here.life.index()
+                here.life.check()
+                assert here.life.live() == digests(BASE), f"{mode} {operations[at]}"
+
+
 def test_the_model_of_the_base_collection_is_what_is_live() -> None:
     with in_memory() as here:
         for key, content in BASE.items():

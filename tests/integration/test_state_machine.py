@@ -131,9 +131,8 @@ class CollectionLife(RuleBasedStateMachine):
         life = self.here.life
         key = sorted(self.live)[0] if self.live else KEYS[0]
         operation = (life.index, lambda: life.delete(key), life.compact, life.expire)[what]
-        with self.here.through(lambda store: Watched(store, StopAt(at, mode))):
-            with suppress(Stopped, SightlineError):
-                operation()
+        with self.here.through(lambda store: Watched(store, StopAt(at, mode))), suppress(Stopped, SightlineError):
+            operation()
         self.here.clock.now += 1_000
         (self.index, lambda: self.delete(key), self.compact, lambda: self.expire(0.0, 0.0))[what]()
 
