@@ -6,6 +6,7 @@ Only TransientError is retried. A create that met its own earlier try is told fr
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,6 @@ class RemoteStore(Protocol):
     def write(self, name: str, data: bytes) -> None: ...  # noqa: D102
     def put_if_absent(self, name: str, data: bytes) -> None: ...  # noqa: D102
     def upload(self, path: Path, name: str) -> None: ...  # noqa: D102
-    def download(self, name: str, path: Path) -> None: ...  # noqa: D102
     def delete(self, name: str) -> None: ...  # noqa: D102
 
 
@@ -137,9 +137,10 @@ class RetryingStore:
         self._try(lambda: self.inner.upload(path, name))
 
     def local(self, name: str, folder: Path) -> Path:
-        """Download the object into `folder`."""
+        """Download the object into `folder`, a part at a time."""
         target = folder / name.replace("/", "_")
-        self._try(lambda: self.inner.download(name, target))
+        with self.open(name) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, BLOCK)
         return target
 
     def delete(self, name: str) -> None:

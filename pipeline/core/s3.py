@@ -29,6 +29,8 @@ from pipeline.core.names import checked_name
 from pipeline.core.types import Entry
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
+LEAST_RATE = 100_000
+"""Bytes per second below which a transfer is given up and tried again."""
 _TRANSIENT = {
     *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
     *("RequestLimitExceeded", "TooManyRequests", "BandwidthLimitExceeded", "IncompleteBody", "BadDigest"),
@@ -137,7 +139,8 @@ class S3Store:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
                 raise IntegrityError(name, "was replaced while it was being read")
-            data = cast("bytes", await body.read())
+            limit = READ_SECONDS + int(response["ContentLength"]) / LEAST_RATE
+            data = cast("bytes", await asyncio.wait_for(body.read(), limit))
         if len(data) != int(response["ContentLength"]):
             raise TransientError(f"{name}: {len(data)} of {response['ContentLength']} bytes came")
         return data
@@ -156,11 +159,6 @@ class S3Store:
         """Put the object from a file, in parts when it is large."""
         with _s3_errors(name):
             self._fs.put_file(str(path), self._path(name))
-
-    def download(self, name: str, path: Path) -> None:
-        """Get the object into a file."""
-        with _s3_errors(name):
-            self._fs.get_file(self._path(name), str(path))
 
     def delete(self, name: str) -> None:
         """Delete the object."""

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.core.errors import NotFoundError, StoreError, TransientError
+from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError
 from pipeline.core.names import public_url
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.storage import Store
@@ -27,14 +27,20 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
         if entry.size > MAX_IMAGE_BYTES:
             return Reject(key=entry.path, uri=uri, reason=too_large(entry.size), bytes=entry.size)
         try:
-            return Image(key=entry.path, uri=uri, data=store.read(entry.path))
-        except TransientError:
+            data = store.read(entry.path)
+            if len(data) != entry.size:
+                data = store.read(entry.path)
+        except (TransientError, AccessError):
             raise
         except NotFoundError:
             return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
         except StoreError as error:
             reason = str(error).removeprefix(f"{entry.path}: ")
             return Reject(key=entry.path, uri=uri, reason=f"cannot be read: {reason}", bytes=entry.size)
+        if len(data) != entry.size:
+            reason = f"has {len(data)} bytes where {entry.size} were listed"
+            return Reject(key=entry.path, uri=uri, reason=reason, bytes=len(data))
+        return Image(key=entry.path, uri=uri, data=data)
 
     yield from ordered_map(read, shard.entries, workers=READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size)
 
@@ -64,7 +70,7 @@ class NamedFiles:
     def _entry(self, name: str) -> Entry:
         try:
             return self._store.stat(name)
-        except TransientError:
+        except (TransientError, AccessError):
             raise
         except StoreError:
             return Entry(path=name, size=0, etag=MISSING)
