@@ -73,13 +73,18 @@ def published(life: Life) -> list[str]:
 KEYS = [f"{name}.tar/{name}{number}.jpg" for name in "ab" for number in range(3)]
 
 
-@pytest.mark.parametrize("request_kind", REQUESTS)
-@pytest.mark.parametrize("kind", PASSING)
+PAIRS = [
+    (kind, request_kind)
+    for kind in PASSING
+    for request_kind, (method, _) in REQUESTS.items()
+    if kind not in ("reset", "lying") or method == "GET"  # those are of an answer with a body
+]
+
+
+@pytest.mark.parametrize(("kind", "request_kind"), PAIRS)
 def test_what_can_pass_is_tried_again_and_changes_nothing(
     life: Life, proxy: Proxy, kind: str, request_kind: str
 ) -> None:
-    if kind in ("reset", "lying") and REQUESTS[request_kind][0] != "GET":
-        pytest.skip("these faults are of an answer with a body")
     fault = Fault(kind, *REQUESTS[request_kind])
     proxy.faults.append(fault)
     assert published(life) == KEYS

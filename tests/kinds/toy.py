@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +46,8 @@ class ToyExtractor:
         self._seed = seed
 
     def prepare(self, data: bytes) -> Decoded:
+        if data.startswith(b"deadly") and os.environ.get("SIGHTLINE_VICTIM") == "E3":
+            os.kill(os.getpid(), signal.SIGKILL)
         if data.startswith(b"bad"):
             raise BadImageError("is no image")
         pixels = np.frombuffer(hashlib.sha256(data).digest()[:24], np.uint8).reshape(2, 4, 3)
