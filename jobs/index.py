@@ -16,7 +16,7 @@ from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core.errors import UserError
-from pipeline.core.names import public_url
+from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
@@ -81,6 +81,7 @@ class IndexReport:
 
 def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
     """Carry out an indexing run; see the module. A runner that is given stays open, and options.runner is not used."""
+    parse_location(options.source)
     store = open_store(options.root)
     catalog = Catalog(store)
     if options.dry_run:

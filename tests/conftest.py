@@ -73,6 +73,8 @@ def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 def bucket(ceph: str, s3_credentials: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """Location of an empty bucket; the endpoint is in the environment, as users have it."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", ceph)
+    # s3fs keeps clients, and with them the credentials that it found when it made them.
+    fsspec.filesystem("s3", skip_instance_cache=True).clear_instance_cache()
     name = f"b{uuid.uuid4().hex[:12]}"
     fsspec.filesystem("s3", endpoint_url=ceph, skip_instance_cache=True).mkdir(name)
     return f"s3://{name}"
