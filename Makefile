@@ -36,14 +36,16 @@ test: $(READY) ## Quick tests: CPU, offline, without Ray
 test-ray: $(READY) ## Tests on a local Ray
 	$(BIN)/python -m pytest -m ray
 
-test-s3: $(READY) ## Tests against an S3 server
+test-s3: $(READY) ## Tests against Ceph's S3 gateway (infra/ceph-s3.sh install)
 	$(BIN)/python -m pytest -m s3
 
 test-gpu: $(READY) ## Tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY) ## Figures of the README: a million vectors; real photographs if SIGHTLINE_REAL_DATA is set
+bench: $(READY) ## Figures of the README; those of photographs if SIGHTLINE_REAL_DATA names them
 	$(BIN)/python -m tests.benchmarks.million
+	$(BIN)/python -m tests.benchmarks.control_plane
+	$(BIN)/python -m tests.benchmarks.increment
 	if [ -n "$$SIGHTLINE_REAL_DATA" ]; then $(BIN)/python -m tests.benchmarks.museum; fi
 
 clean: ## Remove what was built here

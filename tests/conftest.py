@@ -42,7 +42,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("ceph")
     try:
         up = subprocess.run([CEPH, "up", folder, str(_free_ports())], check=False, capture_output=True, timeout=180)
-        assert up.returncode == 0, f"no S3 server: {up.stderr.decode()}"
+        assert up.returncode == 0, f"no S3 server, {up.stderr.decode()}"
         yield up.stdout.decode().strip()
     finally:
         subprocess.run([CEPH, "down", folder], check=True, timeout=60)
