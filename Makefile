@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # cpu or gpu: which faiss; they exclude each other.
 FAISS ?= cpu
 
-.PHONY: help setup demo check format test test-ray test-s3 test-gpu bench clean
+.PHONY: help setup demo check format test test-all test-ray test-s3 test-gpu bench clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: $(READY) ## Let ruff put the code in order
 
 test: $(READY) ## Quick tests: CPU, offline, without Ray
 	$(BIN)/python -m pytest -n auto
+
+test-all: $(READY) ## The same, enumerating every case: some minutes
+	SIGHTLINE_THOROUGH=1 $(BIN)/python -m pytest -n auto
 
 test-ray: $(READY) ## Tests on a local Ray
 	$(BIN)/python -m pytest -m ray

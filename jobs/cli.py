@@ -159,9 +159,13 @@ def index(
 
 
 @app.command()
-def status(root: Root, as_json: Json = False) -> int:
-    """Show head, history, recipe and sizes of ROOT."""
-    data = status_job.status(root)
+def status(
+    root: Root,
+    history: Annotated[int, typer.Option(min=1, help="How many of the latest snapshots to list.")] = 20,
+    as_json: Json = False,
+) -> int:
+    """Show head, history, recipe, sizes and drift of ROOT."""
+    data = status_job.status(root, history)
     output.emit(data, as_json=as_json, lines=output.status_lines(data))
     return 0
 
@@ -229,9 +233,13 @@ def evaluate(
 
 
 @app.command()
-def verify(root: Root, as_json: Json = False) -> int:
-    """Check size and sha256 of everything published."""
-    result = verify_job.verify(root, Reporter())
+def verify(
+    root: Root,
+    snapshot: Annotated[int | None, typer.Option(help="Which one. [default: the head]")] = None,
+    as_json: Json = False,
+) -> int:
+    """Check size and sha256 of everything that a snapshot names."""
+    result = verify_job.verify(root, Reporter(), snapshot)
     data: dict[str, Any] = {**vars(result), "ok": not result.faults}
     summary = f"snapshot {result.snapshot}: {result.objects} objects, {output.human_bytes(result.bytes)}"
     good = [f"{summary}, all as recorded"]

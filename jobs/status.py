@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow.compute as pc
+
 from jobs._main import run_module
 from pipeline.core.storage import open_store
 from pipeline.publish import manifests, marks
@@ -14,8 +16,8 @@ from pipeline.publish.snapshot import Snapshot
 from pipeline.stages.kinds import extract_spec
 
 
-def status(root: str) -> dict[str, Any]:
-    """Return the head, its history, its recipe and sizes, as the JSON that scripts rely on."""
+def status(root: str, history: int = 20) -> dict[str, Any]:
+    """Return the head, the latest snapshots, its recipe and sizes, as the JSON that scripts rely on."""
     store = open_store(root)
     catalog = Catalog(store)
     gone = marks.expired(store)
@@ -23,7 +25,7 @@ def status(root: str) -> dict[str, Any]:
     lists = load_lists(catalog, head)
     shards = manifests.index_shards(lists.indexes)
     summary = head.summary
-    descriptor_bytes = sum(a.bytes for a in manifests.artifact_column(lists.descriptors))
+    descriptor_bytes = int(pc.sum(pc.struct_field(lists.descriptors["artifact"], "bytes")).as_py() or 0)
     indexes = []
     for spec in head.recipe.indexes:
         mine = [shard for shard in shards if shard.kind == spec.kind]
@@ -58,7 +60,7 @@ def status(root: str) -> dict[str, Any]:
         "deleted": lists.deletions.num_rows,
         "tags": marks.tags(store),
         "at_work": [{"operation": lease.operation, "writer": lease.writer} for lease, _ in read_leases(store)],
-        "history": [_history_row(catalog.load(version), version in gone) for version in catalog.versions()],
+        "history": [_history_row(catalog.load(version), version in gone) for version in catalog.versions()[-history:]],
     }
 
 

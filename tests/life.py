@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.stages.expire import DAY, Retention
 from pipeline.table import DescriptorReader
 
+T = TypeVar("T")
+THOROUGH = bool(os.environ.get("SIGHTLINE_THOROUGH"))
+"""Whether tests that enumerate go through all of their cases, as they do before a change is accepted, or a few."""
 KINDS = Path(__file__).parent / "kinds"
 RECIPE = """
 indexes = [{kind = "flat"}, {kind = "ivfpq", m = 4}]
@@ -210,6 +214,11 @@ def in_memory(recipe: str = RECIPE) -> Iterator[InMemory]:
     finally:
         for store in stores:
             memory.register(store.url.removeprefix("memory://"), None)
+
+
+def some(cases: Sequence[T], every: int) -> Sequence[T]:
+    """All cases when tests are to be thorough, else every n-th."""
+    return cases if THOROUGH else cases[::every]
 
 
 def digests(contents: dict[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from jobs.delete import EditOptions, delete
 from pipeline.core import memory
 from pipeline.core.errors import ConflictError, SightlineError, UserError
 from pipeline.core.storage import open_store
-from pipeline.publish import marks
+from pipeline.publish import manifests, marks
 from pipeline.publish.leases import Lease, LeaseTimes, hold, live_leases, read_leases
 from pipeline.publish.lists import load_lists
 from tests.builders import tar_bytes
@@ -177,6 +177,25 @@ def test_a_clock_that_jumps_costs_nothing_that_is_kept(here: InMemory, jump: int
     here.life.expire(keep=1, grace=1)
     here.life.check()
     assert here.life.live(1) == without()
+
+
+def test_what_a_worker_held_for_dead_wrote_later_is_garbage_and_no_conflict(here: InMemory) -> None:
+    lists = load_lists(here.life.catalog, here.life.catalog.require_head())
+    (file, *_) = manifests.descriptor_files(lists.descriptors)
+    zombie = file.model_copy(update={"writer": "zombie", "artifact": file.artifact.model_copy(update={"uri": "z"})})
+    name = here.life.catalog.record_name(file.artifact.uri.split("/")[1], file.shard_id)
+    late = file.artifact.uri.replace(file.writer, "zombie")
+    here.objects.write(late, b"written later")
+    assert here.life.catalog.complete(name, zombie) == file, "the first record counts"
+    here.life.index()
+    here.life.check()
+    here.life.expire(grace=7)
+    assert here.objects.exists(late)
+    here.clock.now += 8 * 86_400
+    here.life.expire(grace=7)
+    assert not here.objects.exists(late)
+    here.life.check()
+    assert here.life.live() == without()
 
 
 def test_a_tag_keeps_a_snapshot_until_it_is_taken_away(here: InMemory) -> None:

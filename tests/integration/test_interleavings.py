@@ -14,7 +14,7 @@ from pipeline.core import memory
 from pipeline.core.errors import ConflictError
 from pipeline.publish.leases import LeaseTimes
 from pipeline.search.engine import SearchIndex, SearchOptions
-from tests.life import InMemory, Life, in_memory
+from tests.life import InMemory, Life, in_memory, some
 from tests.steps import Transaction, carry_out
 
 ORDERS = ["".join("A" if place in chosen else "B" for place in range(8)) for chosen in combinations(range(8), 4)]
@@ -115,7 +115,7 @@ def test_i4_i6_i8_operations_in_every_order(here: InMemory, pair: str) -> None:
     operations = PAIRS[pair]
     state = here.keep()
     conflicts = 0
-    for order in ORDERS:
+    for order in some(ORDERS, 4):
         here.go_back(state)
         both = {
             letter: transaction(here, letter, operation) for letter, operation in zip("AB", operations, strict=True)
@@ -123,7 +123,7 @@ def test_i4_i6_i8_operations_in_every_order(here: InMemory, pair: str) -> None:
         letters = dict(zip("AB", operations, strict=True))
         try:
             carry_out(order, both)
-            here.life.check(thorough=order == ORDERS[len(pair)])
+            here.life.check(thorough=order == ORDERS[4])
             live = set(here.life.live())
             for letter, made in both.items():
                 if made.error is not None:

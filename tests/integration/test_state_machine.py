@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +18,7 @@ from hypothesis.stateful import (
 
 from pipeline.core.errors import SightlineError, UserError
 from tests.faulty import Mode, StopAt, Stopped, Watched
-from tests.life import digests, in_memory
+from tests.life import THOROUGH, digests, in_memory
 
 KEYS = [f"{letter}.jpg" for letter in "abcdefgh"]
 keys = st.sampled_from(KEYS)
@@ -149,7 +148,7 @@ class CollectionLife(RuleBasedStateMachine):
 
 
 def test_a_life_at_random_agrees_with_the_model() -> None:
-    examples = int(os.environ.get("SIGHTLINE_LIVES", "25"))
+    examples = 100 if THOROUGH else 10
     run_state_machine_as_test(
         CollectionLife,
         settings=settings(
