@@ -71,8 +71,9 @@ def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
 
     used = _used(change.files, scan.used)
     left = head.descriptors.filter(_within(head.descriptors["shard_id"], scan.left - set(gone)))
-    back = manifests.among(left["id"], used["id"])
-    returned, lost = left.filter(back), left.filter(pc.invert(back))
+    # A file that is there already comes again when its entries do: what was dead in it is judged anew.
+    returned = head.descriptors.filter(manifests.among(head.descriptors["id"], used["id"]))
+    lost = left.filter(pc.invert(manifests.among(left["id"], used["id"])))
     new = used.filter(pc.invert(manifests.among(used["id"], head.descriptors["id"])))
 
     kept = head.descriptors

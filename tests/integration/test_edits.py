@@ -62,6 +62,17 @@ def test_a_deleted_image_stays_out_until_it_is_restored(here: InMemory) -> None:
     assert here.life.live() == without()
 
 
+def test_an_image_alone_in_its_shard_can_be_deleted_and_restored_again_and_again(here: InMemory) -> None:
+    here.put("zz.jpg", "alone")
+    here.life.index()
+    for _ in range(3):
+        here.life.delete("zz.jpg")
+        here.life.restore("zz.jpg")
+        assert here.life.index().images["added"] == 1
+        here.life.check()
+        assert here.life.live() == digests({**IMAGES, "zz.jpg": "alone"})
+
+
 def test_a_deleted_member_of_a_tar_stays_out_when_the_tar_changes(tars: InMemory) -> None:
     tars.life.delete("a.tar/1.jpg")
     tars.images.write("a.tar", tar_bytes({f"{n}.jpg": f"a{n}".encode() for n in range(5)}))

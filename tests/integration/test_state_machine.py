@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -147,6 +148,7 @@ class CollectionLife(RuleBasedStateMachine):
         self.here.life.check()
 
 
+@pytest.mark.timeout(900)
 def test_a_life_at_random_agrees_with_the_model() -> None:
     examples = 100 if THOROUGH else 10
     run_state_machine_as_test(
@@ -156,5 +158,7 @@ def test_a_life_at_random_agrees_with_the_model() -> None:
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            # A life of fifty steps takes minutes to shrink; the steps are printed as they are.
+            phases=(Phase.explicit, Phase.reuse, Phase.generate),
         ),
     )
