@@ -10,13 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import convert as convert_job
 from jobs import evaluate as evaluate_job
 from jobs import index as index_job
 from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
-from jobs import verify as verify_job
 from jobs.cli_options import Json, RetrainKind, Root, RunnerKind
 from jobs.cli_upkeep import COMMANDS
 from jobs.progress import Reporter
@@ -99,7 +97,9 @@ def index(
     ] = RunnerKind.inline,
     address: Annotated[str, typer.Option(help="Ray cluster to join. [default: a local one]")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0: one per GPU, else one per two CPUs.")] = 0,
-    gpus_per_worker: Annotated[float, typer.Option(min=0.0, help="GPUs per worker; fractions share one.")] = 1.0,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs per worker; fractions share one. [default: 1]")
+    ] = None,
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Images of equal size per forward pass.")] = 8,
     files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
@@ -229,36 +229,6 @@ def evaluate(
     )
     data = evaluate_job.evaluate(options, Reporter())
     output.emit(data, as_json=as_json, lines=evaluate_job.lines(data))
-    return 0
-
-
-@app.command()
-def verify(
-    root: Root,
-    snapshot: Annotated[int | None, typer.Option(help="Which one. [default: the head]")] = None,
-    as_json: Json = False,
-) -> int:
-    """Check size and sha256 of everything that a snapshot names."""
-    result = verify_job.verify(root, Reporter(), snapshot)
-    data: dict[str, Any] = {**vars(result), "ok": not result.faults}
-    summary = f"snapshot {result.snapshot}: {result.objects} objects, {output.human_bytes(result.bytes)}"
-    good = [f"{summary}, all as recorded"]
-    output.emit(data, as_json=as_json, lines=list(result.faults) or good)
-    return 1 if result.faults else 0
-
-
-@app.command()
-def convert(
-    checkpoint: Annotated[str, typer.Argument(help="A DIR or cirtorch checkpoint, or a weight file.")],
-    folder: Annotated[str, typer.Argument(help="Local folder for safetensors and JSON.")],
-    as_json: Json = False,
-) -> int:
-    """Turn a foreign checkpoint into safetensors + JSON.
-
-    DIR, cirtorch and plain weight files; no pickled code is run.
-    """
-    data = convert_job.convert(checkpoint, folder)
-    output.emit(data, as_json=as_json, lines=convert_job.lines(data))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The commands that keep a ROOT in order: delete, restore, rollback, tag, expire, compact. The rest is in cli.py."""
+"""The commands that keep a ROOT in order, and convert. What indexes and searches is in cli.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from jobs import compact as compact_job
+from jobs import convert as convert_job
 from jobs import delete as delete_job
 from jobs import expire as expire_job
 from jobs import output
 from jobs import rollback as rollback_job
+from jobs import verify as verify_job
 from jobs.cli_options import Json, Root, RunnerKind
 from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
@@ -124,7 +126,35 @@ def compact(
     return 0
 
 
-COMMANDS = (delete, restore, rollback, tag, expire, compact)
+def verify(
+    root: Root,
+    snapshot: Annotated[int | None, typer.Option(help="Which one. [default: the head]")] = None,
+    as_json: Json = False,
+) -> int:
+    """Check size and sha256 of everything that a snapshot names."""
+    result = verify_job.verify(root, Reporter(), snapshot)
+    data: dict[str, Any] = {**vars(result), "ok": not result.faults}
+    summary = f"snapshot {result.snapshot}: {result.objects} objects, {output.human_bytes(result.bytes)}"
+    good = [f"{summary}, all as recorded"]
+    output.emit(data, as_json=as_json, lines=list(result.faults) or good)
+    return 1 if result.faults else 0
+
+
+def convert(
+    checkpoint: Annotated[str, typer.Argument(help="A DIR or cirtorch checkpoint, or a weight file.")],
+    folder: Annotated[str, typer.Argument(help="Local folder for safetensors and JSON.")],
+    as_json: Json = False,
+) -> int:
+    """Turn a foreign checkpoint into safetensors + JSON.
+
+    DIR, cirtorch and plain weight files; no pickled code is run.
+    """
+    data = convert_job.convert(checkpoint, folder)
+    output.emit(data, as_json=as_json, lines=convert_job.lines(data))
+    return 0
+
+
+COMMANDS = (verify, delete, restore, rollback, tag, expire, compact, convert)
 
 
 def _keys(keys: list[str] | None, from_file: str | None) -> list[str]:

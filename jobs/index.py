@@ -15,6 +15,7 @@ from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import open_store
@@ -72,6 +73,7 @@ class IndexReport:
     past_gate: str = ""
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     retrained: tuple[str, ...] = ()
+    stats: dict[str, float] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -190,6 +192,7 @@ def _report(
         past_gate=run.past_gate if run is not None else "",
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},
         retrained=run.retrained if run is not None else (),
+        stats=stats.told(run.stats) if run is not None else {},
     )
 
 

@@ -16,6 +16,7 @@ from jobs.outcomes import find_rows, value_of
 from jobs.progress import Reporter
 from pipeline.core.errors import SightlineError
 from pipeline.core.names import public_url
+from pipeline.core.stats import added, told
 from pipeline.core.types import Artifact, Shard
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
@@ -65,6 +66,7 @@ class IndexRun:
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     retrained: tuple[str, ...] = ()
+    stats: dict[str, float] = field(default_factory=dict)
 
     @property
     def writer(self) -> str:
@@ -112,6 +114,7 @@ class IndexRun:
         set_aside: dict[str, str] = {}
         with self.reporter.phase(name, total) as phase:
             for outcome in self.runner.map(task, shards):
+                self.stats = added(self.stats, {**outcome.stats, "busy_seconds": outcome.seconds})
                 if outcome.value is None:
                     set_aside[outcome.item.id] = f"{outcome.item.uri}: {outcome.error}"
                     self.reporter.say(f"set aside: {outcome.item.uri}: {outcome.error}")
@@ -215,6 +218,7 @@ class IndexRun:
             set_aside=tuple(sorted(self.set_aside)),
             seconds=dict(self.reporter.seconds),
             origin=extract_spec(recipe).label,
+            stats=told(self.stats),
         )
 
 

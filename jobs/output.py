@@ -42,6 +42,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "images": report.images,
         "seconds": round(sum(report.seconds.values()), 3),
         "phases": report.seconds,
+        "stats": report.stats,
         "descriptor": extract_spec(report.recipe).label,
         "recipe": report.recipe.fingerprint,
         "plan": {

@@ -17,7 +17,7 @@ class RunnerOptions:
     kind: Literal["inline", "ray"] = "inline"
     address: str = ""
     workers: int = 0
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
 
 
 def open_runner(options: RunnerOptions) -> Runner:

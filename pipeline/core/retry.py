@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,20 @@ class RetryPolicy:
         return random.uniform(0.5, 1.0) * min(self.longest, self.base * 2.0**tries)  # noqa: S311 - not for secrets
 
 
+_TOTAL = [0]
+_LOCK = threading.Lock()
+
+
+def _count() -> None:
+    with _LOCK:
+        _TOTAL[0] += 1
+
+
+def total() -> int:
+    """Return how many requests of this process have been tried again so far."""
+    return _TOTAL[0]
+
+
 class RemoteStore(Protocol):
     """What a store of a distant server offers: requests, each of which may fail by itself."""
 
@@ -56,7 +71,6 @@ class RetryingStore:
 
     def __init__(self, inner: RemoteStore, policy: RetryPolicy | None = None) -> None:
         self.inner, self.policy = inner, policy or RetryPolicy()
-        self.retried = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RetryingStore, (self.inner, self.policy)
@@ -71,7 +85,7 @@ class RetryingStore:
             try:
                 return call()
             except TransientError:
-                self.retried += 1
+                _count()
                 time.sleep(self.policy.pause(tries))
         return call()
 
@@ -123,7 +137,7 @@ class RetryingStore:
                 if tries == self.policy.attempts:
                     raise
                 unsure = True
-                self.retried += 1
+                _count()
                 time.sleep(self.policy.pause(tries))
             except ExistsError:
                 if unsure and self.read(name) == data:

@@ -141,13 +141,14 @@ class IndexShard(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T, R]):
-    """What became of one item of work; errors are values when they cross a process border."""
+    """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py."""
 
     item: T
     value: R | None
     error: str | None = None
     seconds: float = 0.0
     attempts: int = 1
+    stats: dict[str, float] = field(default_factory=dict)
 
 
 def row_ids(position: int, rows: int) -> Ints:

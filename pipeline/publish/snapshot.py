@@ -51,6 +51,7 @@ class Summary(Record):
     set_aside: tuple[str, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
     origin: str = ""
+    stats: dict[str, float] = Field(default_factory=dict)
 
 
 class Snapshot(Record):

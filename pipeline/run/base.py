@@ -27,7 +27,10 @@ class Task(Protocol[T_contra, R_co]):
         ...
 
     def open(self, threads: int) -> Callable[[T_contra], R_co]:
-        """Load and return the function from item to result, which may use so many threads. An error ends the run."""
+        """Load and return the function from item to result, which may use so many threads. An error ends the run.
+
+        A function with a method `take_stats` is asked after every item for what it did (see core/stats.py).
+        """
         ...
 
 
@@ -51,14 +54,22 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     Only an AccessError is raised: without valid credentials every other item would fail as well.
     """
     started = time.perf_counter()
+    value, line = None, None
     try:
         value = function(item)
     except AccessError:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
         line = describe(error)
-        return Outcome(item=item, value=None, error=line, seconds=time.perf_counter() - started, attempts=attempts)
-    return Outcome(item=item, value=value, seconds=time.perf_counter() - started, attempts=attempts)
+    take = getattr(function, "take_stats", None)
+    return Outcome(
+        item=item,
+        value=value,
+        error=line,
+        seconds=time.perf_counter() - started,
+        attempts=attempts,
+        stats=take() if take is not None else {},
+    )
 
 
 def describe(error: BaseException) -> str:

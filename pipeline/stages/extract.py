@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.core import retry
 from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
+from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Image, Reject, Shard
 from pipeline.decode import Decoded, pixels_of
@@ -88,6 +90,8 @@ class ExtractWorker:
         self._forward_threads = threads if device.type == "cpu" else 1
         if device.type == "cpu":
             torch.set_num_threads(1)
+        self._stats = Stats()
+        self._retries = retry.total()
         self._whitening: Whitening | None = None
         if task.recipe.whiten is not None:
             assert task.recipe.whiten.artifact is not None, "whitening is fitted before shards are extracted"
@@ -101,7 +105,21 @@ class ExtractWorker:
         if done is not None:
             return done
         described = self._from_raw(shard) or self._describe(shard)
-        return self._write(shard, described)
+        with self._stats.timed("write_seconds"):
+            record = self._write(shard, described)
+        for reject in described.rejects:
+            if reject.status == "rejected":
+                self._stats.add(f"rejected:{category(reject.reason)}")
+        self._stats.add("images", len(described.images))
+        self._stats.add("rejected", record.rejected)
+        return record
+
+    def take_stats(self) -> dict[str, float]:
+        """Return what was done since the last time: counts, bytes, and seconds over all threads."""
+        now = retry.total()
+        self._stats.add("retries", now - self._retries)
+        self._retries = now
+        return self._stats.take()
 
     def _from_raw(self, shard: Shard) -> Described | None:
         """Take up raw descriptors of the whitening sample, so that its images are not decoded twice."""
@@ -137,7 +155,8 @@ class ExtractWorker:
 
     def _forward(self, group: Group) -> tuple[tuple[int, ...], Floats]:
         rows, pixels = zip(*group, strict=True)
-        batch = self._extractor.extract(pixels)
+        with self._stats.timed("forward_seconds"):
+            batch = self._extractor.extract(pixels)
         assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
         return rows, batch.vectors
 
@@ -164,8 +183,10 @@ class ExtractWorker:
     def _prepare(self, item: Image | Reject) -> tuple[ImageRow, Decoded] | Reject:
         if isinstance(item, Reject):
             return item
+        self._stats.add("bytes", len(item.data))
         try:
-            pixels = self._extractor.prepare(item.data)
+            with self._stats.timed("decode_seconds"):
+                pixels = self._extractor.prepare(item.data)
         except BadImageError as error:
             return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
         digest = hashlib.sha256(item.data).hexdigest()

@@ -1,8 +1,9 @@
-"""The Ray runner: actors that each hold an opened task, fed one item at a time. The only file that imports ray.
+"""The Ray runner: actors that each hold an opened task, fed one item at a time.
 
 A worker that dies costs its item one attempt; the item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker
-takes the place. Items are pulled lazily, so a million shards are never queued. Pixels and vectors never travel: a
-shard goes in, a record comes out.
+takes the place. Workers are asked for by the resources they need: those that cannot be placed yet show an autoscaler
+what is wanted, more are used as nodes arrive, and fewer do not stop a run. Items are pulled lazily, so a million shards
+are never queued. Pixels and vectors never travel: a shard goes in, a record comes out.
 """
 
 from __future__ import annotations
@@ -20,20 +21,27 @@ from ray.exceptions import RayActorError, RayError
 from pipeline.core.errors import AccessError, SightlineError, UserError
 from pipeline.core.types import Outcome
 from pipeline.run.base import MAX_ATTEMPTS, Task, attempt, describe
+from pipeline.run.ray.metrics import DriverMetrics, WorkerMetrics
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("sightline")
 
+LOOK_SECONDS = 5.0
+"""How often the cluster is asked whether there is room for more workers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RayOptions:
-    """Where and with what workers run. workers 0 means one per GPU, or one per two CPUs where there is no GPU."""
+    """Where and with what workers run. workers 0 means one per GPU, or one per two CPUs where there is no GPU.
+
+    gpus_per_worker: None means 1 where there are GPUs; a number that the cluster can never give is a UserError.
+    """
 
     address: str = ""
     workers: int = 0
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: float | None = None
 
 
 @dataclass
@@ -45,6 +53,29 @@ class _Slot(Generic[T]):
     item: T | None = None
     attempts: int = 0
     opening: bool = True
+
+
+class _Work(Generic[T]):
+    """Items that wait: those to be tried again first, then the rest, one of which is looked at ahead."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._next: list[T] = []
+        self._retries: deque[tuple[T, int]] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        if not self._retries and not self._next:
+            self._next = [item for item in (next(self._items, None),) if item is not None]
+        return bool(self._retries or self._next)
+
+    def take(self) -> tuple[T, int] | None:
+        if not self.waiting:
+            return None
+        return self._retries.popleft() if self._retries else (self._next.pop(), 0)
+
+    def again(self, item: T, attempts: int) -> None:
+        self._retries.append((item, attempts))
 
 
 class RayRunner:
@@ -60,22 +91,20 @@ class RayRunner:
             # Usage statistics go to a third party, and the dashboard is an open port: both stay off.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             _connect(options.address)
+        self._metrics = DriverMetrics()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes as workers finish; at most one item per worker is in flight."""
-        pending = iter(items)
-        retries: deque[tuple[T, int]] = deque()
-        first = next(pending, None)
-        if first is None:
-            return
-        retries.append((first, 0))
+        work = _Work(items)
         slots: dict[Any, _Slot[T]] = {}
         try:
-            for _ in range(self._workers(task)):
-                self._start(task, slots)
-            while slots:
-                ready, _ = ray.wait(list(slots), num_returns=1)
-                yield from self._settle(ready[0], slots, task, pending, retries)
+            while work.waiting or any(not slot.opening for slot in slots.values()):
+                self._recruit(task, slots, work)
+                opening = sum(slot.opening for slot in slots.values())
+                self._metrics.crew(type(task).__name__, busy=len(slots) - opening, opening=opening)
+                ready, _ = ray.wait(list(slots), num_returns=1, timeout=LOOK_SECONDS)
+                for reference in ready:
+                    yield from self._settle(reference, slots, task, work)
         finally:
             for slot in slots.values():
                 ray.kill(slot.actor)
@@ -88,19 +117,19 @@ class RayRunner:
         if self._started:
             ray.shutdown()
 
+    def _recruit(self, task: Task[T, R], slots: dict[Any, _Slot[T]], work: _Work[T]) -> None:
+        """Start workers up to the number wanted now, while there is work for them."""
+        while work.waiting and len(slots) < self._wanted(task):
+            self._start(task, slots)
+
     def _settle(
-        self,
-        reference: Any,
-        slots: dict[Any, _Slot[T]],
-        task: Task[T, R],
-        pending: Iterator[T],
-        retries: deque[tuple[T, int]],
+        self, reference: Any, slots: dict[Any, _Slot[T]], task: Task[T, R], work: _Work[T]
     ) -> Iterator[Outcome[T, R]]:
         slot = slots.pop(reference)
         try:
             result = ray.get(reference)
         except RayActorError as error:
-            yield from self._after_a_loss(slot, error, slots, task, retries)
+            yield from self._after_a_loss(slot, error, slots, task, work)
             return
         except RayError as error:
             result = Outcome(item=slot.item, value=None, error=describe(error), attempts=slot.attempts)
@@ -109,23 +138,17 @@ class RayRunner:
             raise result
         if slot.opening:
             slot.opening = False
-            slot.attempts = 0
         else:
             yield result
-        following = retries.popleft() if retries else (next(pending, None), 0)
-        if following[0] is None:
+        following = work.take()
+        if following is None:
             self._idle.setdefault(slot.gpus, []).append(slot.actor)
             return
         slot.item, slot.attempts = following[0], following[1] + 1
         slots[slot.actor.run.remote(slot.item, slot.attempts)] = slot
 
     def _after_a_loss(
-        self,
-        slot: _Slot[T],
-        error: RayActorError,
-        slots: dict[Any, _Slot[T]],
-        task: Task[T, R],
-        retries: deque[tuple[T, int]],
+        self, slot: _Slot[T], error: RayActorError, slots: dict[Any, _Slot[T]], task: Task[T, R], work: _Work[T]
     ) -> Iterator[Outcome[T, R]]:
         if slot.opening:
             # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
@@ -139,35 +162,54 @@ class RayRunner:
             lost = f"the worker died {slot.attempts} times on it"
             yield Outcome(item=slot.item, value=None, error=lost, attempts=slot.attempts)
         else:
-            retries.append((slot.item, slot.attempts))
-        self._start(task, slots)
+            work.again(slot.item, slot.attempts)
 
     def _start(self, task: Task[T, R], slots: dict[Any, _Slot[T]], attempts: int = 0) -> None:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
-        gpus = self._options.gpus_per_worker if task.uses_gpu and _gpus() else 0.0
+        gpus = self._gpus_per_worker(task)
         idle = self._idle.get(gpus)
-        actor = idle.pop() if idle else _ACTOR.options(num_gpus=gpus, num_cpus=1).remote()
-        opened = actor.open.remote(task, _threads_per_worker(self._workers(task)))
+        actor = idle.pop() if idle else _ACTOR.options(num_gpus=gpus, num_cpus=1).remote(gpus)
+        opened = actor.open.remote(task, _threads_per_worker(self._wanted(task)))
         slots[opened] = _Slot(actor=actor, gpus=gpus, attempts=attempts + 1)
 
-    def _workers(self, task: Task[Any, Any]) -> int:
+    def _gpus_per_worker(self, task: Task[Any, Any]) -> float:
+        asked = self._options.gpus_per_worker
+        if not task.uses_gpu or asked == 0:
+            return 0.0
+        if asked is not None and not _gpus() and not self._options.workers:
+            raise UserError(
+                f"--gpus-per-worker {asked:g}",
+                "the cluster has no GPU",
+                "add GPU nodes, say with --workers how many are to come, or leave it out",
+            )
+        if asked is not None:
+            return asked
+        return 1.0 if _gpus() else 0.0
+
+    def _wanted(self, task: Task[Any, Any]) -> int:
+        """Return how many workers there should be, by what the cluster has now."""
         if self._options.workers:
             return self._options.workers
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        if task.uses_gpu and _gpus():
-            return max(1, int(_gpus() / self._options.gpus_per_worker))
-        return max(1, cpus // 2)
+        gpus = self._gpus_per_worker(task)
+        if gpus:
+            return max(1, int(_gpus() / gpus))
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
 
 
 class _Worker:
     """An actor around an opened task; another task takes its place when the next phase begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: float) -> None:
+        if not gpus:
+            # Ray hides no GPU from a process that asked for none, and torch would take the first one.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._function: Callable[[Any], Any] | None = None
+        self._task = ""
+        self._metrics = WorkerMetrics()
 
     def open(self, task: Task[Any, Any], threads: int) -> SightlineError | None:
         """Open a task; return why it could not be opened, or None."""
-        self._function = None
+        self._function, self._task = None, type(task).__name__
         try:
             self._function = task.open(threads)
         except SightlineError as error:
@@ -180,9 +222,11 @@ class _Worker:
         """Carry out one item; an error that ends the run is returned in place of an outcome."""
         assert self._function is not None, "the driver stops when a worker did not open"
         try:
-            return attempt(self._function, item, attempts)
+            outcome = attempt(self._function, item, attempts)
         except AccessError as error:
             return error
+        self._metrics.count(self._task, outcome)
+        return outcome
 
 
 _ACTOR: Any = ray.remote(_Worker)

@@ -1,0 +1,5 @@
+"""Everything that touches Ray: the runner, submission as a Ray job, metrics. No other module imports ray."""
+
+from pipeline.run.ray.runner import RayOptions, RayRunner
+
+__all__ = ["RayOptions", "RayRunner"]
