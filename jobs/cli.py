@@ -10,13 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs import cli_cluster, cli_upkeep, output
 from jobs import evaluate as evaluate_job
 from jobs import index as index_job
-from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
 from jobs.cli_options import Json, RetrainKind, Root, RunnerKind
-from jobs.cli_upkeep import COMMANDS
 from jobs.progress import Reporter
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
@@ -232,7 +231,7 @@ def evaluate(
     return 0
 
 
-for command in COMMANDS:
+for command in (*cli_upkeep.COMMANDS, *cli_cluster.COMMANDS):
     app.command()(command)
 
 

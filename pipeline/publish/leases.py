@@ -66,7 +66,8 @@ class Held:
             self.lease = self.lease.model_copy(update={"beat": self.lease.beat + 1})
             self.store.write(self.lease.name, canonical(self.lease.model_dump(mode="json")))
             self._last = time.monotonic()
-        return self.store.stat(self.lease.name).modified
+        # From a listing, as the ages of all other objects: a server may round the time of a single one.
+        return max(entry.modified for entry in self.store.list(FOLDER) if entry.path == self.lease.name)
 
     @property
     def fresh(self) -> bool:
