@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,8 +19,12 @@ from jobs.runners import RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, run, write_files
+from tests.test_infra import exported
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
+
+
+METRICS_PORT = 18599
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,14 @@ def runner() -> Iterator[object]:
     from pipeline.run.ray import RayOptions, RayRunner
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _metrics_export_port=METRICS_PORT,
+        _system_config={"metrics_report_interval_ms": 500},
+    )
     yield RayRunner(RayOptions(workers=2))
     ray.shutdown()
 
@@ -133,6 +146,23 @@ def test_i10_whitening_is_the_same_for_any_number_of_workers(runner, tmp_path: P
         assert report.recipe.whiten.artifact is not None
         digests.add(report.recipe.whiten.artifact.sha256)
     assert len(digests) == 1
+
+
+def test_what_a_run_did_is_exported_and_in_its_report(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = write_files(tmp_path / "src", {**images(8), "bad.jpg": b"no image"})
+    report = run(source, tmp_path / "root", runner=RunnerOptions(kind="ray", workers=1))
+    assert (report.stats["images"], report.stats["rejected"]) == (8, 1)
+    assert report.stats["bytes"] == sum(path.stat().st_size for path in source.iterdir())
+    assert 0 < report.stats["forward_seconds"] < 60
+    wanted = {name for name in exported() if name != "ray_sightline_retries_total"}
+    deadline = time.monotonic() + 30
+    text = ""
+    while time.monotonic() < deadline and not all(name in text for name in wanted):
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics") as answer:
+            text = answer.read().decode()
+    assert {name for name in wanted if name not in text} == set()
+    assert re.search(r'ray_sightline_rejects_total\{[^}]*reason="[a-z]', text)
 
 
 def kill_a_busy_worker(root: Path, killed: list[int]) -> None:
