@@ -113,7 +113,10 @@ def index(
     replace_source: Annotated[
         bool, typer.Option(help="Let SOURCE take the place of the one this ROOT indexes.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done and estimate it; write nothing.")] = False,
+    trial_seconds: Annotated[
+        float, typer.Option(min=0.0, help="How long a dry run tries real shards for its estimate.")
+    ] = 10.0,
     as_json: Json = False,
 ) -> int:
     """Extract what is new, drop what is gone, publish one snapshot.
@@ -151,10 +154,17 @@ def index(
         retrain=retrain.value,
         replace_source=replace_source,
         dry_run=dry_run,
+        trial_seconds=trial_seconds,
     )
     report = index_job.run_index(options, Reporter())
     output.emit(output.index_json(report), as_json=as_json, lines=output.index_lines(report, dry_run=dry_run))
     return report.exit_code
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def plan(context: typer.Context) -> int:
+    """Say what `index` with the same arguments would do and take, and do nothing (index --dry-run)."""
+    return int(app(args=["index", *context.args, "--dry-run"], standalone_mode=False) or 0)
 
 
 @app.command()

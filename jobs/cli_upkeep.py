@@ -16,6 +16,7 @@ from jobs import verify as verify_job
 from jobs.cli_options import Json, Root, RunnerKind
 from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
+from jobs.units import human_bytes
 from pipeline.core.errors import UserError
 from pipeline.core.storage import split_location
 from pipeline.stages.expire import DAY, Retention
@@ -134,7 +135,7 @@ def verify(
     """Check size and sha256 of everything that a snapshot names."""
     result = verify_job.verify(root, Reporter(), snapshot)
     data: dict[str, Any] = {**vars(result), "ok": not result.faults}
-    summary = f"snapshot {result.snapshot}: {result.objects} objects, {output.human_bytes(result.bytes)}"
+    summary = f"snapshot {result.snapshot}: {result.objects} objects, {human_bytes(result.bytes)}"
     good = [f"{summary}, all as recorded"]
     output.emit(data, as_json=as_json, lines=list(result.faults) or good)
     return 1 if result.faults else 0

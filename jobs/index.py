@@ -7,10 +7,11 @@ shards have completion records. The steps are in index_run.py; this file says wh
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from jobs._main import run_module
+from jobs.estimate import estimate, run_trial
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
@@ -38,6 +39,7 @@ class IndexOptions:
     """A run, as a value. rows_per_index_shard bounds index shards; memory_bytes is the budget of a loaded index.
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
+    trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
     source: str
@@ -52,6 +54,7 @@ class IndexOptions:
     retrain: Retrain = "auto"
     replace_source: bool = False
     dry_run: bool = False
+    trial_seconds: float = 10.0
     lease: LeaseTimes = field(default_factory=LeaseTimes)
 
 
@@ -74,6 +77,7 @@ class IndexReport:
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     retrained: tuple[str, ...] = ()
     stats: dict[str, float] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -89,7 +93,8 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
     if options.dry_run:
         head = catalog.head()
         planned = _plan(options, catalog, head, reporter)
-        return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
+        report = _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
+        return replace(report, estimate=_estimate(options, planned, catalog, report.images["indexed"]))
     lease = Lease(writer=uuid.uuid4().hex[:12], operation="index")
     with hold(store, lease, options.lease) as held:
         head = catalog.head()
@@ -142,6 +147,27 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
     reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
     return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=source.skipped)
+
+
+def _estimate(options: IndexOptions, planned: _Planned, catalog: Catalog, already: int) -> dict[str, Any]:
+    """Return what the run would take; empty when there is nothing to do, or no trial is wanted."""
+    if not planned.plan.count("add") or not options.trial_seconds:
+        return {}
+    trial = run_trial(
+        planned.plan,
+        planned.recipe,
+        options.source,
+        catalog.store,
+        planned.built.blobs,
+        options.extract,
+        options.trial_seconds,
+    )
+    if trial is None:
+        return {}
+    workers = options.runner.workers or 1
+    return estimate(
+        planned.plan, planned.recipe, trial, already=already, workers=workers, memory_bytes=options.memory_bytes
+    )
 
 
 def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | None) -> bool:

@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
+from jobs.units import human_bytes
 from jobs.weights import RANDOM
 from pipeline.stages.kinds import extract_spec
 
@@ -43,6 +45,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "seconds": round(sum(report.seconds.values()), 3),
         "phases": report.seconds,
         "stats": report.stats,
+        "estimate": report.estimate,
         "descriptor": extract_spec(report.recipe).label,
         "recipe": report.recipe.fingerprint,
         "plan": {
@@ -71,6 +74,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
             f"would extract {plan.count('add')} entries in {shards} shards ({human_bytes(plan.bytes_to_read)}), "
             f"keep {plan.count('keep')}, drop {plan.count('drop')}: {plan.reason}",
             f"descriptor: {label}; indexes: {', '.join(spec.kind for spec in report.recipe.indexes)}",
+            *(estimate_lines(report.estimate) if report.estimate else ()),
             *notices(label),
         ]
     if report.past_gate:
@@ -144,12 +148,3 @@ def print_hits(data: dict[str, Any]) -> None:
 def _plain(text: str) -> str:
     # Keys are foreign text: neither console markup nor control characters may act on the terminal.
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text).replace("[", "\\[")
-
-
-def human_bytes(count: float) -> str:
-    """Return a size in the unit that keeps it short."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -41,6 +41,10 @@ class IndexSpec(Spec):
         """Return a copy with every field set, from (n, d, memory budget); UserError when faiss cannot do it."""
         raise NotImplementedError
 
+    def row_bytes(self, dim: int) -> int:
+        """Return the bytes per vector of a filled index; settings are resolved."""
+        raise NotImplementedError
+
     def sample_rows(self, rows: int) -> int:
         """Return how many of `rows` vectors training wants; 0 when the kind needs no training data."""
         raise NotImplementedError

@@ -22,6 +22,10 @@ class Spec(IndexSpec):
         """Nothing to choose."""
         return self
 
+    def row_bytes(self, dim: int) -> int:
+        """The vector, and its id."""
+        return 4 * dim + 8
+
     def sample_rows(self, rows: int) -> int:  # noqa: ARG002 - no training
         """No training data."""
         return 0

@@ -57,6 +57,11 @@ class Spec(IndexSpec):
         opq = self.opq if self.opq is not None else rows >= OPQ_MIN_ROWS
         return self.model_copy(update={"nlist": nlist, "m": m, "opq": opq, "nprobe": nprobe})
 
+    def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
+        """The code, and its id."""
+        assert self.m is not None, "settings are resolved before sizing"
+        return self.m * self.nbits // 8 + OVERHEAD
+
     def sample_rows(self, rows: int) -> int:
         """64 points per list, within bounds."""
         assert self.nlist is not None, "settings are resolved before sampling"

@@ -41,6 +41,11 @@ class Spec(IndexSpec):
             raise UserError(f"lsh over {rows} rows", "does not fit the memory budget", "give it 16 bytes per image")
         return self.model_copy(update={"nbits": bits})
 
+    def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
+        """The code, and its id."""
+        assert self.nbits is not None, "settings are resolved before sizing"
+        return self.nbits // 8 + 8
+
     def sample_rows(self, rows: int) -> int:
         """Enough for medians."""
         return min(rows, _TRAIN_ROWS) if self.thresholds else 0

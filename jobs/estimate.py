@@ -1,0 +1,127 @@
+"""What a run would take: sizes from the plan and the recipe, speed and memory from a short trial on real shards.
+
+The trial writes into a temporary folder only. Settings that cannot work (faiss's limits, a memory budget that is too
+small) are refused here, before hours are spent.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from jobs.units import human_bytes
+from pipeline.core.storage import Store, open_store
+from pipeline.core.types import Artifact, DescriptorFile, Shard
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.plan import Plan
+from pipeline.publish.recipe import Recipe
+from pipeline.run.inline import InlineRunner
+from pipeline.stages.extract import ExtractOptions, ExtractTask
+from pipeline.stages.kinds import index_specs
+
+TRIAL_ENTRIES = 64
+"""Single images of the trial's shard: enough to fill a few batches."""
+PER_IMAGE = 150
+"""Bytes per image in descriptor files beside the descriptor: names, sizes, digest."""
+HALF, FULL = 2, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a few shards came to: images seen, bytes read, seconds after the network was loaded, dimensions, memory."""
+
+    seen: int
+    bytes: int
+    seconds: float
+    dim: int
+    memory: int
+    gpu_memory: int
+
+    @property
+    def rate(self) -> float:
+        """Images per second of one worker."""
+        return self.seen / self.seconds if self.seconds > 0 else 0.0
+
+
+def run_trial(
+    plan: Plan, recipe: Recipe, source: str, root: Store, blobs: dict[str, bytes], options: ExtractOptions, limit: float
+) -> Trial | None:
+    """Extract a few of the plan's shards for about `limit` seconds; None when there is nothing to extract."""
+    with tempfile.TemporaryDirectory(prefix="sightline-trial-") as folder:
+        store = open_store(folder)
+        for uri, data in blobs.items():
+            store.write(uri, data)
+        for artifact in (value for _, value in recipe.extractor if isinstance(value, Artifact)):
+            if not store.exists(artifact.uri):
+                store.write(artifact.uri, Catalog(root).read(artifact))
+        task = ExtractTask(root=folder, location=source, recipe=recipe.raw, options=options)
+        seen = read = 0
+        spent, dim = 0.0, 0
+        for outcome in InlineRunner().map(task, (_shortened(shard) for shard in islice(plan.shards(), 100))):
+            record: DescriptorFile | None = outcome.value
+            if record is not None:
+                seen, dim = seen + record.seen, record.dim
+                read += outcome.item.bytes
+                spent += outcome.seconds
+            if spent > limit:
+                break
+    if not seen:
+        return None
+    gpu = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Trial(seen=seen, bytes=read, seconds=spent, dim=dim, memory=memory, gpu_memory=gpu)
+
+
+def _shortened(shard: Shard) -> Shard:
+    """Return a shard of at most some single images; a container stays as it is."""
+    entries = shard.entries[:TRIAL_ENTRIES]
+    if len(entries) == len(shard.entries):
+        return shard
+    return replace(shard, id=f"{shard.id}-trial", entries=entries, bytes=sum(entry.size for entry in entries))
+
+
+def estimate(
+    plan: Plan, recipe: Recipe, trial: Trial, *, already: int, workers: int, memory_bytes: int | None
+) -> dict[str, Any]:
+    """Return sizes in bytes and hours; already: images that the head holds. A UserError for settings that cannot be."""
+    new = plan.count("add") if plan.packed else round(plan.bytes_to_read * trial.seen / max(1, trial.bytes))
+    rows = max(1, new + already)
+    dim = min(trial.dim, recipe.whiten.dims or trial.dim) if recipe.whiten is not None else trial.dim
+    width = HALF if recipe.dtype == "float16" else FULL
+    indexes = {}
+    for spec in index_specs(recipe):
+        resolved = spec.resolve(rows=rows, dim=dim, memory_bytes=memory_bytes)
+        indexes[spec.kind] = rows * resolved.row_bytes(dim)
+    seconds = new / trial.rate if trial.rate else 0.0
+    return {
+        "images": new,
+        "bytes_to_read": plan.bytes_to_read,
+        "dimensions": dim,
+        "descriptor_bytes": new * (dim * width + PER_IMAGE),
+        "index_bytes": indexes,
+        "images_per_second_per_worker": round(trial.rate, 2),
+        "memory_per_worker": trial.memory,
+        "gpu_memory_per_worker": trial.gpu_memory,
+        "workers": workers,
+        "hours": round(seconds / workers / 3600, 4),
+        "trial": {"images": trial.seen, "seconds": round(trial.seconds, 3), "at": time.strftime("%Y-%m-%dT%H:%M:%S")},
+    }
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """Return an estimate in words."""
+    sizes = ", ".join(f"{kind} {human_bytes(size)}" for kind, size in told["index_bytes"].items())
+    gpu = f", {human_bytes(told['gpu_memory_per_worker'])} on the GPU" if told["gpu_memory_per_worker"] else ""
+    return [
+        f"about {told['images']} images, {human_bytes(told['bytes_to_read'])} to read; descriptors of "
+        f"{told['dimensions']} dimensions {human_bytes(told['descriptor_bytes'])}; indexes in all: {sizes}",
+        f"{told['images_per_second_per_worker']:.1f} images/s per worker (trial of {told['trial']['images']} images in "
+        f"{told['trial']['seconds']:.1f} s): {told['hours']:.2f} hours with {told['workers']} workers; "
+        f"memory of a worker {human_bytes(told['memory_per_worker'])}{gpu}",
+    ]

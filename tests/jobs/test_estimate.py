@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.estimate import lines
+from jobs.index import IndexOptions, run_index
+from jobs.progress import Reporter
+from pipeline.core.errors import UserError
+from pipeline.publish.plan import Packing
+from tests.builders import QUICK, images, run, tar_bytes, write_files
+
+ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))
+
+
+def dry(source: Path, root: Path, **more: Any) -> dict[str, Any]:
+    options = IndexOptions(
+        source=str(source),
+        root=str(root),
+        recipe=ALL,
+        packing=Packing(files=8),
+        dry_run=True,
+        trial_seconds=1.0,
+        **more,
+    )
+    return run_index(options, Reporter(io.StringIO())).estimate
+
+
+@pytest.mark.parametrize("layout", ["folder", "tar"])
+def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(tmp_path: Path, layout: str) -> None:
+    files = images(20)
+    if layout == "tar":
+        halves = [dict(list(files.items())[start : start + 10]) for start in (0, 10)]
+        files = {f"{name}.tar": tar_bytes(half) for name, half in zip("ab", halves, strict=True)}
+    source, root = write_files(tmp_path / "src", files), tmp_path / "root"
+    told = dry(source, root)
+    assert not root.exists()
+    assert abs(int(str(told["images"])) - 20) <= 1
+    assert (told["dimensions"], told["workers"]) == (512, 1)
+    assert told["bytes_to_read"] == sum(path.stat().st_size for path in source.iterdir())
+    assert all("images" in line for line in lines(told))
+    report = run(source, root, recipe=ALL)
+    sizes = told["index_bytes"]
+    assert isinstance(sizes, dict)
+    flat = sum(path.stat().st_size for path in (root / "indexes").rglob("*.faiss"))
+    assert sizes["flat"] < flat
+    assert report.images["indexed"] == 20
+    assert dry(source, root) == {}, "nothing new, nothing to estimate"
+
+
+def test_what_cannot_fit_is_refused_before_any_work(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "src", images(20))
+    with pytest.raises(UserError, match="raise --index-memory"):
+        dry(source, tmp_path / "root", memory_bytes=100)
