@@ -97,6 +97,7 @@ class RayRunner:
         """Yield outcomes as workers finish; at most one item per worker is in flight."""
         work = _Work(items)
         slots: dict[Any, _Slot[T]] = {}
+        self._dismiss(but=self._gpus_per_worker(task))
         try:
             while work.waiting or any(not slot.opening for slot in slots.values()):
                 self._recruit(task, slots, work)
@@ -111,11 +112,15 @@ class RayRunner:
 
     def close(self) -> None:
         """Let the workers go, and shut Ray down if this runner started it."""
-        for actor in [actor for idle in self._idle.values() for actor in idle]:
-            ray.kill(actor)
-        self._idle.clear()
+        self._dismiss()
         if self._started:
             ray.shutdown()
+
+    def _dismiss(self, but: float | None = None) -> None:
+        """Let idle workers go that hold other resources than are wanted: new ones could wait for them for ever."""
+        for gpus in [gpus for gpus in self._idle if gpus != but]:
+            for actor in self._idle.pop(gpus):
+                ray.kill(actor)
 
     def _recruit(self, task: Task[T, R], slots: dict[Any, _Slot[T]], work: _Work[T]) -> None:
         """Start workers up to the number wanted now, while there is work for them."""
