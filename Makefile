@@ -40,7 +40,8 @@ test-ray: $(READY) ## Tests on a local Ray
 	$(BIN)/python -m pytest -m ray
 
 test-s3: $(READY) ## Tests against Ceph's S3 gateway (infra/ceph-s3.sh install)
-	$(BIN)/python -m pytest -m s3
+	dir=$$(mktemp -d) && trap 'infra/ceph-s3.sh down "$$dir"; rm -rf "$$dir"' EXIT \
+	&& url=$$(infra/ceph-s3.sh up "$$dir") && SIGHTLINE_TEST_S3=$$url $(BIN)/python -m pytest -m s3 -n 2
 
 test-gpu: $(READY) ## Tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

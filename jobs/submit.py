@@ -55,9 +55,14 @@ def submit(options: SubmitOptions, say: Callable[[str], None]) -> dict[str, Any]
     say(f"job {name}: {state.status.lower()}; see `sightline submit --address {options.address} --logs {name}`")
     if not options.wait:
         return {"job": name, "status": state.status, "exit": None}
-    for line in jobs.follow(name):
-        sys.stderr.write(line)
-    return told(jobs.wait(name))
+    written = 0
+    for text in jobs.follow(name):
+        sys.stderr.write(text)
+        written += len(text)
+    ended = jobs.wait(name)
+    # The stream may end before the last lines have come through it.
+    sys.stderr.write(jobs.logs(name)[written:])
+    return told(ended)
 
 
 def ask(address: str, name: str, what: str) -> dict[str, Any]:
