@@ -50,6 +50,7 @@ bench: $(READY) ## Figures of the README; those of photographs if SIGHTLINE_REAL
 	$(BIN)/python -m tests.benchmarks.million
 	$(BIN)/python -m tests.benchmarks.control_plane
 	$(BIN)/python -m tests.benchmarks.increment
+	$(BIN)/python -m tests.benchmarks.ray_scaling
 	if [ -n "$$SIGHTLINE_REAL_DATA" ]; then $(BIN)/python -m tests.benchmarks.museum; fi
 
 clean: ## Remove what was built here
