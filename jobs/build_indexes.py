@@ -83,7 +83,9 @@ def _train(
     items = [train_item(spec, files, memory_bytes=options.memory_bytes) for spec in missing]
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:
-        for outcome in runner.map(TrainTask(root=options.root, recipe=recipe), items):
-            trained[outcome.item.spec.kind] = value_of(outcome)
-            phase.advance()
+        for on_gpu in (True, False):
+            task = TrainTask(root=options.root, recipe=recipe, uses_gpu=on_gpu)
+            for outcome in runner.map(task, [item for item in items if item.spec.gpu_training == on_gpu]):
+                trained[outcome.item.spec.kind] = value_of(outcome)
+                phase.advance()
     return trained

@@ -56,7 +56,8 @@ def compact(options: CompactOptions, reporter: Reporter) -> dict[str, Any]:
                 told.update(counts)
                 return _proposal(head, lists) if any(counts.values()) else None
 
-            snapshot = transact(catalog, catalog.require_head(), derive, writer=lease.writer, before=held.check)
+            with reporter.watched(runner.progress):
+                snapshot = transact(catalog, catalog.require_head(), derive, writer=lease.writer, before=held.check)
         finally:
             runner.close()
         now = snapshot or catalog.require_head()

@@ -7,7 +7,6 @@ small) are refused here, before hours are spent.
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from jobs.units import human_bytes
+from pipeline.core import staging
 from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Artifact, DescriptorFile, Shard
 from pipeline.publish.catalog import Catalog
@@ -53,7 +53,7 @@ def run_trial(
     plan: Plan, recipe: Recipe, source: str, root: Store, blobs: dict[str, bytes], options: ExtractOptions, limit: float
 ) -> Trial | None:
     """Extract a few of the plan's shards for about `limit` seconds; None when there is nothing to extract."""
-    with tempfile.TemporaryDirectory(prefix="sightline-trial-") as folder:
+    with staging.folder("trial-") as folder:
         store = open_store(folder)
         for uri, data in blobs.items():
             store.write(uri, data)

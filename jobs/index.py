@@ -117,7 +117,8 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             runner=runner or open_runner(options.runner),
         )
         try:
-            snapshot = run.carry_out(planned.recipe)
+            with reporter.watched(run.runner.progress):
+                snapshot = run.carry_out(planned.recipe)
         finally:
             if runner is None:
                 run.runner.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -12,6 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 10.0
+WATCH_SECONDS = 1.0
+
+Watcher = Callable[[str, int, float], None]
+"""Hears of a phase: its name, items left, seconds taken."""
 
 
 class Reporter:
@@ -22,10 +26,25 @@ class Reporter:
         self._line_seconds = line_seconds
         self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
+        self._watchers: list[Watcher] = []
 
     def say(self, line: str) -> None:
         """Write one line."""
         self._console.print(line, markup=False)
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Tell a watcher how far the phases are."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.pop()
+
+    def tell(self, name: str, left: int, seconds: float) -> None:
+        """Tell the watchers."""
+        for watcher in self._watchers:
+            watcher(name, left, seconds)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "shards") -> Iterator[Phase]:
@@ -43,6 +62,7 @@ class Reporter:
             took = time.perf_counter() - started
             self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
         phase.finish(took)
+        self.tell(name, 0, self.seconds[name])
 
     def _bar(self) -> Progress:
         columns = (
@@ -65,7 +85,7 @@ class Phase:
 
     def __init__(self, reporter: Reporter, name: str, total: int | None, unit: str, bar: Progress | None) -> None:
         self._reporter, self._name, self._total, self._unit, self._bar = reporter, name, total, unit, bar
-        self._started = self._last = time.perf_counter()
+        self._started = self._last = self._watched = time.perf_counter()
         self._done = self._images = 0
         self._row = bar.add_task(name, total=total, rate="") if bar is not None else None
 
@@ -73,6 +93,10 @@ class Phase:
         """Count one item, and the images in it."""
         self._done += 1
         self._images += images
+        now = time.perf_counter()
+        if self._total and now - self._watched > WATCH_SECONDS:
+            self._watched = now
+            self._reporter.tell(self._name, self._total - self._done, now - self._started)
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=1, rate=self._rate())
         elif self._total and time.perf_counter() - self._last > self._reporter.line_seconds:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs._main import run_module
 from jobs.progress import Reporter
+from pipeline.core import staging
 from pipeline.core.errors import IntegrityError
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact
@@ -39,7 +39,7 @@ def verify(root: str, reporter: Reporter, version: int | None = None) -> Verifie
             objects, total = objects + 1, total + artifact.bytes
             phase.advance()
             try:
-                with tempfile.TemporaryDirectory() as folder:
+                with staging.folder() as folder:
                     catalog.fetch(artifact, Path(folder))
             except IntegrityError as error:
                 faults.append(str(error))

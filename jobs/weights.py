@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pipeline.checkpoints import Checkpoint, read_checkpoint
+from pipeline.core import staging
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import split_location
@@ -62,7 +62,7 @@ def local_copy(location: str) -> Iterator[Path]:
         yield Path(location)
         return
     store, name = split_location(location)
-    with tempfile.TemporaryDirectory() as folder:
+    with staging.folder() as folder:
         try:
             path = store.local(name, Path(folder))
         except NotFoundError:

@@ -14,6 +14,8 @@ class Stats:
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
+        self._inside: dict[str, int] = {}
+        self._since: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, value: float = 1.0) -> None:
@@ -30,11 +32,46 @@ class Stats:
         finally:
             self.add(name, time.perf_counter() - started)
 
+    @contextmanager
+    def spanned(self, name: str) -> Iterator[None]:
+        """Add the time in which at least one thread is inside such a block: what overlaps counts once."""
+        with self._lock:
+            self._inside[name] = self._inside.get(name, 0) + 1
+            if self._inside[name] == 1:
+                self._since[name] = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside[name] -= 1
+                if not self._inside[name]:
+                    took = time.perf_counter() - self._since[name]
+                    self._sums[name] = self._sums.get(name, 0.0) + took
+
     def take(self) -> dict[str, float]:
         """Return the sums since the last time, and begin anew."""
         with self._lock:
             taken, self._sums = self._sums, {}
         return {name: round(value, 6) for name, value in taken.items()}
+
+
+class Level:
+    """How many things wait between those who make and those who take them."""
+
+    def __init__(self) -> None:
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def put(self) -> None:
+        """One more waits."""
+        with self._lock:
+            self._held += 1
+
+    def take(self, count: int) -> int:
+        """So many are taken; return how many still wait."""
+        with self._lock:
+            self._held -= count
+            return self._held
 
 
 def category(reason: str) -> str:
@@ -47,6 +84,23 @@ def added(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     return {name: round(one.get(name, 0.0) + other.get(name, 0.0), 6) for name in sorted({*one, *other})}
 
 
+REASONS = 20
+"""So many reasons of rejects are told one by one."""
+
+
 def told(stats: dict[str, float]) -> dict[str, float]:
-    """Return the sums fit for a summary: reasons of rejects are in the rejects files, image by image."""
-    return {name: value for name, value in stats.items() if ":" not in name}
+    """Return the sums fit for a summary: the commonest reasons of rejects, and shares in place of their parts.
+
+    idle_share: the part of the workers' time in which no forward pass ran. queue_depth: images decoded and waiting, on
+    average over forward passes.
+    """
+    sums = {name: value for name, value in stats.items() if ":" not in name and name not in ("queued", "passes")}
+    reasons = sorted((item for item in stats.items() if ":" in item[0]), key=lambda item: (-item[1], item[0]))
+    sums.update(reasons[:REASONS])
+    if reasons[REASONS:]:
+        sums["rejected:other"] = sum(value for _, value in reasons[REASONS:])
+    if stats.get("busy_seconds") and "device_seconds" in stats:
+        sums["idle_share"] = round(max(0.0, 1 - stats["device_seconds"] / stats["busy_seconds"]), 4)
+    if stats.get("passes"):
+        sums["queue_depth"] = round(stats["queued"] / stats["passes"], 2)
+    return sums

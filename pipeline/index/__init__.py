@@ -36,6 +36,8 @@ class IndexSpec(Spec):
     suffix: ClassVar[str] = ".faiss"
     exact: ClassVar[bool] = False
     """True when scores are exact, so that no re-ranking can change the result."""
+    gpu_training: ClassVar[bool] = False
+    """True when training is quicker where there is a GPU; workers that train other kinds hold none."""
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Return a copy with every field set, from (n, d, memory budget); UserError when faiss cannot do it."""

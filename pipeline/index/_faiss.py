@@ -36,6 +36,17 @@ def write(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
+def gpu_clustering(dim: int) -> Any:
+    """Return an index (and what it needs kept alive) that assigns points to centroids on a GPU; None without one.
+
+    k-means over the coarse centroids is most of training; the index that is trained stays on the CPU.
+    """
+    if not faiss.get_num_gpus():
+        return None
+    resources = faiss.StandardGpuResources()
+    return faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(dim)), resources
+
+
 def numbered(batches: Iterable[tuple[int, Floats]]) -> Iterator[tuple[Floats, Ints]]:
     """Give each batch its ids: rows of a position go on counting over its consecutive batches."""
     current, start = -1, 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import faiss
 import numpy as np
@@ -34,6 +34,8 @@ OVERHEAD = 8
 
 class Spec(IndexSpec):
     """nlist lists, m bytes per code (nbits each), opq rotation, nprobe lists searched. None is chosen by `resolve`."""
+
+    gpu_training: ClassVar[bool] = True
 
     nlist: int | None = Field(default=None, ge=1)
     m: int | None = Field(default=None, ge=1)
@@ -80,6 +82,9 @@ class Spec(IndexSpec):
         for clustering in (ivf.cp, ivf.pq.cp):
             clustering.seed, clustering.min_points_per_centroid = seed + 1234, 1
         ivf.nprobe = self.nprobe
+        lent = _faiss.gpu_clustering(dim)
+        if lent is not None:
+            ivf.clustering_index = lent[0]
         index: Any = ivf
         if self.opq:
             rotation = faiss.OPQMatrix(dim, self.m)
@@ -90,6 +95,7 @@ class Spec(IndexSpec):
             rotation.train(points[: min(len(points), 65_536)])
             index = faiss.IndexPreTransform(rotation, ivf)
         index.train(points)
+        ivf.clustering_index = None
         _faiss.write(index, path)
 
     def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:

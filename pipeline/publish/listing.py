@@ -5,7 +5,6 @@ A collection of single files has a row per image here, so this is the one list t
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core import staging
 from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Artifact
 
@@ -51,7 +51,7 @@ class StoredListing:
         """Yield the rows of the file, verified before the first one."""
         if self._catalog is None or self.artifact is None:
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             path = self._catalog.fetch(self.artifact, Path(folder))
             try:
                 file = pq.ParquetFile(path)
@@ -67,7 +67,7 @@ class Spool:
     """Rows on local disk: appended once, read again and again, gone with the object."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        folder = tempfile.TemporaryDirectory(prefix="sightline-spool-")
+        folder = staging.folder("spool-")
         weakref.finalize(self, folder.cleanup)
         self.schema, self.rows = schema, 0
         self._path = Path(folder.name) / "rows.arrow"
@@ -99,7 +99,7 @@ class NewListing:
     artifact: Artifact | None = None
 
     def __init__(self) -> None:
-        folder = tempfile.TemporaryDirectory(prefix="sightline-listing-")
+        folder = staging.folder("listing-")
         weakref.finalize(self, folder.cleanup)
         self.path, self.rows = Path(folder.name) / "listing.parquet", 0
         self._writer = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")

@@ -43,6 +43,10 @@ class Runner(Protocol):
         """Yield one Outcome per item. UserErrors of a task's `open` and AccessErrors are raised; others are values."""
         ...
 
+    def progress(self, phase: str, pending: int, seconds: float) -> None:
+        """Hear how far the job is, for those who watch the runner: items left and seconds taken of a phase."""
+        ...
+
     def close(self) -> None:
         """Let go of everything that was started."""
         ...

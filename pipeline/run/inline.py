@@ -26,5 +26,8 @@ class InlineRunner:
                 function = task.open(os.cpu_count() or 1)
             yield attempt(function, item)
 
+    def progress(self, phase: str, pending: int, seconds: float) -> None:
+        """The reporter shows it; nobody else watches."""
+
     def close(self) -> None:
         """Nothing was started."""

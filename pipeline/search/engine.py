@@ -5,7 +5,6 @@ Opens what the snapshot names, verified; publishes nothing. Queries are vectors 
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import staging
 from pipeline.core.errors import UserError
 from pipeline.core.storage import open_store
 from pipeline.core.types import Floats, IndexShard, Ints
@@ -66,7 +66,7 @@ class SearchIndex:
     def __init__(self, catalog: Catalog, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._catalog = catalog
-        self._folder = tempfile.TemporaryDirectory(prefix="sightline-search-")
+        self._folder = staging.folder("search-")
         path = Path(self._folder.name)
 
         lists = load_lists(catalog, snapshot)

@@ -7,13 +7,13 @@ positions.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import DescriptorFile, IndexShard
@@ -49,7 +49,7 @@ class RewriteTask:
         """Copy the live rows."""
         catalog = Catalog(open_store(self.root))
         file = item.file
-        with tempfile.TemporaryDirectory() as name:
+        with staging.folder() as name:
             target = Path(name) / "live.parquet"
             rows, images = without_rows(
                 catalog.fetch(file.artifact, Path(name)), target, np.array(item.dead), name=file.artifact.uri
@@ -81,7 +81,7 @@ class MergeTask:
         done = catalog.record(record, IndexShard)
         if done is not None:
             return done
-        with tempfile.TemporaryDirectory() as name:
+        with staging.folder() as name:
             target = Path(name) / f"merged{spec.suffix}"
             paths, positions = [], 0
             for part in parts:

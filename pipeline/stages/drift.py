@@ -7,7 +7,6 @@ sample, without re-ranking, against exact search in the sample.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import staging
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
 from pipeline.index import IndexSpec
@@ -68,7 +68,7 @@ class DriftTask:
         if len(x) < LEAST:
             return Health(trained=item.trained.sha256, rows=item.rows, values={})
         spec = index_spec(self.recipe, item.kind)
-        with tempfile.TemporaryDirectory() as name:
+        with staging.folder() as name:
             trained = catalog.fetch(item.trained, Path(name))
             values = {**spec.health(trained, x), "recall@10": _recall(spec, trained, x, Path(name))}
         return Health(trained=item.trained.sha256, rows=item.rows, values={k: round(v, 6) for k, v in values.items()})
@@ -130,7 +130,7 @@ def _live_sample(catalog: Catalog, item: DriftItem) -> Floats:
     parts = [np.zeros((0, item.files[0].dim), np.float32)]
     for file, rows, places in zip(item.files, live, picked, strict=True):
         if len(places):
-            with tempfile.TemporaryDirectory() as folder:
+            with staging.folder() as folder:
                 reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
                 parts.append(reader.take_vectors(rows[places]))
     return np.concatenate(parts)

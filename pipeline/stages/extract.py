@@ -7,7 +7,6 @@ equal shape, and written in the order of the source; nothing depends on how many
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.core import retry
+from pipeline.core import retry, staging
 from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.stats import Stats, category
+from pipeline.core.stats import Level, Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Image, Reject, Shard
 from pipeline.decode import Decoded, pixels_of
@@ -90,7 +89,7 @@ class ExtractWorker:
         self._forward_threads = threads if device.type == "cpu" else 1
         if device.type == "cpu":
             torch.set_num_threads(1)
-        self._stats = Stats()
+        self._stats, self._queue = Stats(), Level()
         self._retries = retry.total()
         self._whitening: Whitening | None = None
         if task.recipe.whiten is not None:
@@ -128,7 +127,7 @@ class ExtractWorker:
         raw = self._catalog.record(self._catalog.record_name(self._raw_id, shard.id), DescriptorFile)
         if raw is None:
             return None
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             reader = DescriptorReader(self._catalog.fetch(raw.artifact, Path(folder)), raw.artifact.uri)
             images, vectors = reader.images(), self._whiten(reader.vectors())
             rejects = []
@@ -155,7 +154,9 @@ class ExtractWorker:
 
     def _forward(self, group: Group) -> tuple[tuple[int, ...], Floats]:
         rows, pixels = zip(*group, strict=True)
-        with self._stats.timed("forward_seconds"):
+        self._stats.add("passes")
+        self._stats.add("queued", self._queue.take(len(group)))
+        with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
             batch = self._extractor.extract(pixels)
         assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
         return rows, batch.vectors
@@ -191,6 +192,7 @@ class ExtractWorker:
             return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
         digest = hashlib.sha256(item.data).hexdigest()
         row = ImageRow(key=item.key, uri=item.uri, width=pixels.width, height=pixels.height, sha256=digest)
+        self._queue.put()
         return row, pixels
 
     def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
@@ -212,7 +214,7 @@ class ExtractWorker:
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
         recipe_id, writer = self._recipe.descriptor_id, uuid.uuid4().hex[:12]
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             path = Path(folder) / "descriptors.parquet"
             write_descriptors(
                 path, described.images, described.vectors, dtype=self._recipe.dtype, recipe=self._recipe.descriptor_id

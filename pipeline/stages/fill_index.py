@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints
@@ -56,7 +56,7 @@ class FillTask:
         done = catalog.record(record, IndexShard)
         if done is not None:
             return done
-        with tempfile.TemporaryDirectory() as name:
+        with staging.folder() as name:
             folder = Path(name)
             path = folder / f"filled{spec.suffix}"
             rows = spec.fill(catalog.fetch(item.trained, folder), _vectors(catalog, item.files), path)
@@ -78,7 +78,7 @@ class FillTask:
 def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tuple[int, Floats]]:
     """Yield (position, vectors), a bounded number of rows at a time and one downloaded file at a time."""
     for position, file in enumerate(files):
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
             for batch in reader.batches(_STREAM_ROWS):
                 yield position, batch

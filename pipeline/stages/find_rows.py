@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core import staging
 from pipeline.core.storage import open_store
 from pipeline.core.types import DescriptorFile, Ints
 from pipeline.publish.catalog import Catalog
@@ -47,7 +47,7 @@ class FindRowsTask:
     def __call__(self, item: FindItem) -> FoundRows:
         """Read the keys of the file and compare."""
         catalog = Catalog(open_store(self.root))
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             reader = DescriptorReader(catalog.fetch(item.file.artifact, Path(folder)), item.file.artifact.uri)
             keys = pa.array(reader.keys(), pa.string())
         found = pc.is_in(keys, pa.array(item.keys, pa.string()))

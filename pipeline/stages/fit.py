@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Shard
@@ -42,7 +42,7 @@ class MomentsTask:
         """Store the moments of one descriptor file."""
         catalog = Catalog(open_store(self.root))
         # One BLAS thread: how a product is split among threads may change its last bits.
-        with tempfile.TemporaryDirectory() as folder, threadpool_limits(1, "blas"):
+        with staging.folder() as folder, threadpool_limits(1, "blas"):
             reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
             parts = [Moments.of(batch) for batch in reader.batches(_STREAM_ROWS)]
         empty = Moments.of(reader.vectors()[:0])

@@ -5,7 +5,6 @@ The sample depends on the files and the seed only. A completion record, keyed by
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
@@ -38,13 +38,15 @@ class TrainItem:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTask:
-    """Work for a runner: from a TrainItem to the Artifact of the trained empty index."""
+    """Work for a runner: from a TrainItem to the Artifact of the trained empty index.
+
+    uses_gpu: whether its kinds train on one.
+    """
 
     root: str
     recipe: Recipe
+    uses_gpu: bool = False
     seed: int = 0
-
-    uses_gpu = True
 
     def open(self, threads: int) -> TrainTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
@@ -57,7 +59,7 @@ class TrainTask:
         done = catalog.record(record, Artifact)
         if done is not None:
             return done
-        with tempfile.TemporaryDirectory() as folder:
+        with staging.folder() as folder:
             dim = item.files[0].dim
             sample = (
                 read_sample(catalog, item.files, item.rows, self.seed) if item.rows else np.zeros((0, dim), np.float32)
@@ -115,7 +117,7 @@ def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, se
     parts = []
     for file, mine in zip(files, sample_places([file.rows for file in files], rows, seed), strict=True):
         if len(mine):
-            with tempfile.TemporaryDirectory() as folder:
+            with staging.folder() as folder:
                 reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
                 parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
     return np.concatenate(parts)

@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayError
 from pipeline.core.errors import AccessError, SightlineError, UserError
 from pipeline.core.types import Outcome
 from pipeline.run.base import MAX_ATTEMPTS, Task, attempt, describe
+from pipeline.run.guard import check_cluster
 from pipeline.run.ray.metrics import DriverMetrics, WorkerMetrics
 
 T = TypeVar("T")
@@ -109,6 +110,10 @@ class RayRunner:
         finally:
             for slot in slots.values():
                 ray.kill(slot.actor)
+
+    def progress(self, phase: str, pending: int, seconds: float) -> None:
+        """Export how far a phase is."""
+        self._metrics.phase(phase, pending, seconds)
 
     def close(self) -> None:
         """Let the workers go, and shut Ray down if this runner started it."""
@@ -251,8 +256,13 @@ def _connect(address: str) -> None:
         ray.init(**quiet)
         return
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RayError) as error:
         raise UserError(
             f"--address {address}", f"cannot be reached ({describe(error)})", "is the head running?"
         ) from None
+    try:
+        check_cluster(context.dashboard_url or "", os.environ)
+    except UserError:
+        ray.shutdown()
+        raise
