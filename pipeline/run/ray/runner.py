@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -88,10 +90,17 @@ class RayRunner:
         self._options = options
         self._idle: dict[float, list[Any]] = {}
         self._started = not ray.is_initialized()
+        self._redirected = ExitStack()
         if self._started:
+            # Ray tells on stdout what becomes of nodes; stdout is for results.
+            self._redirected.enter_context(redirect_stdout(sys.stderr))
             # Usage statistics go to a third party, and the dashboard is an open port: both stay off.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            _connect(options.address)
+            try:
+                _connect(options.address)
+            except BaseException:
+                self._redirected.close()
+                raise
         self._metrics = DriverMetrics()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
@@ -120,6 +129,7 @@ class RayRunner:
         self._dismiss()
         if self._started:
             ray.shutdown()
+        self._redirected.close()
 
     def _dismiss(self, but: float | None = None) -> None:
         """Let idle workers go that hold other resources than are wanted: new ones could wait for them for ever."""
@@ -139,6 +149,8 @@ class RayRunner:
         try:
             result = ray.get(reference)
         except RayActorError as error:
+            # It may live and only be out of reach; what it goes on writing does no harm, but it holds a GPU.
+            ray.kill(slot.actor)
             yield from self._after_a_loss(slot, error, slots, task, work)
             return
         except RayError as error:
@@ -164,6 +176,7 @@ class RayRunner:
             # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
             if slot.attempts >= MAX_ATTEMPTS:
                 raise SightlineError(f"workers die while they are starting ({describe(error)})") from None
+            log.warning("a worker was lost while it started; another takes its place")
             self._start(task, slots, slot.attempts)
             return
         log.warning("a worker was lost (attempt %d of %d); its shard is tried again", slot.attempts, MAX_ATTEMPTS)
