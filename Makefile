@@ -36,8 +36,8 @@ test: $(READY) ## Quick tests: CPU, offline, without Ray
 test-all: $(READY) ## The same, enumerating every case: some minutes
 	SIGHTLINE_THOROUGH=1 $(BIN)/python -m pytest -n auto
 
-test-ray: $(READY) ## Tests on a local Ray
-	$(BIN)/python -m pytest -m ray
+test-ray: $(READY) ## Tests on a local Ray; as root also on nodes in network namespaces
+	$(BIN)/python -m pytest -m 'ray and not s3'
 
 test-s3: $(READY) ## Tests against Ceph's S3 gateway (infra/ceph-s3.sh install)
 	dir=$$(mktemp -d) && trap 'infra/ceph-s3.sh down "$$dir"; rm -rf "$$dir"' EXIT \
@@ -51,6 +51,7 @@ bench: $(READY) ## Figures of the README; those of photographs if SIGHTLINE_REAL
 	$(BIN)/python -m tests.benchmarks.control_plane
 	$(BIN)/python -m tests.benchmarks.increment
 	$(BIN)/python -m tests.benchmarks.ray_scaling
+	$(BIN)/python -m tests.benchmarks.ray_overhead
 	if [ -n "$$SIGHTLINE_REAL_DATA" ]; then $(BIN)/python -m tests.benchmarks.museum; fi
 
 clean: ## Remove what was built here

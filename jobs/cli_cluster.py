@@ -9,14 +9,14 @@ import typer
 
 from jobs import output
 from jobs import submit as submit_job
-from jobs.cli_options import Json
+from jobs.cli_options import Command, Json
 from pipeline.core.errors import UserError
 
-Command = Annotated[list[str] | None, typer.Argument(help="After --: the command to run there, as index SOURCE ROOT.")]
+Words = Annotated[list[str] | None, typer.Argument(help="After --: the command to run there, as index SOURCE ROOT.")]
 
 
 def submit(
-    command: Command = None,
+    command: Words = None,
     address: Annotated[str, typer.Option(help="The cluster's job server, as http://head:8265.")] = "",
     wait: Annotated[bool, typer.Option(help="Follow the job, and end with its exit code.")] = False,
     submission_id: Annotated[str, typer.Option("--id", help="Id of the job. [default: made of the command]")] = "",
@@ -57,4 +57,4 @@ def _line(data: dict[str, object]) -> str:
     return f"job {data['job']}: {str(data['status']).lower()}{ended}{message}"
 
 
-COMMANDS = (submit,)
+COMMANDS: tuple[Command, ...] = ((submit, {}),)

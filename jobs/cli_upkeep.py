@@ -1,4 +1,4 @@
-"""The commands that keep a ROOT in order, and convert. What indexes and searches is in cli.py."""
+"""The commands that keep a ROOT in order, and convert. What indexes is in cli_index.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs import expire as expire_job
 from jobs import output
 from jobs import rollback as rollback_job
 from jobs import verify as verify_job
-from jobs.cli_options import Json, Root, RunnerKind
+from jobs.cli_options import Command, Json, Root, RunnerKind
 from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
 from jobs.units import human_bytes
@@ -155,7 +155,9 @@ def convert(
     return 0
 
 
-COMMANDS = (verify, delete, restore, rollback, tag, expire, compact, convert)
+COMMANDS: tuple[Command, ...] = tuple(
+    (command, {}) for command in (verify, delete, restore, rollback, tag, expire, compact, convert)
+)
 
 
 def _keys(keys: list[str] | None, from_file: str | None) -> list[str]:

@@ -14,11 +14,9 @@ from torch import Tensor
 from pipeline.checkpoints import Checkpoint, read_checkpoint
 from pipeline.core import staging
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.names import public_url
+from pipeline.core.names import RANDOM_WEIGHTS, public_url
 from pipeline.core.storage import split_location
 from pipeline.features.backbones import imagenet_tensors, random_tensors
-
-RANDOM = "random:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +38,8 @@ def named_weights(backbone: str, name: str) -> Weights:
     """Resolve --weights: "imagenet", "random:SEED", or the location of a file."""
     if name == "imagenet":
         return Weights(tensors=imagenet_tensors(backbone), origin="imagenet", backbone=backbone)
-    if name.startswith(RANDOM):
-        seed = name.removeprefix(RANDOM)
+    if name.startswith(RANDOM_WEIGHTS):
+        seed = name.removeprefix(RANDOM_WEIGHTS)
         if not seed.isdigit():
             raise UserError(f"--weights {name}", "names no seed", "write for example random:0")
         return Weights(tensors=random_tensors(backbone, int(seed)), origin=name, backbone=backbone)

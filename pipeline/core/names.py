@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pipeline.core.errors import StoreError, UserError
 
 SCHEMES = ("file", "s3", "memory")
+RANDOM_WEIGHTS = "random:"
+"""Weights of this name, followed by a seed, are made up: for trials and tests."""
 S3_OPTIONS = ("endpoint", "profile", "region", "anonymous")
 _WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 

@@ -94,10 +94,14 @@ class Nodes:
             ip("addr", "add", f"{self._ip}/24", "dev", bridge)
             ip("link", "set", bridge, "up")
 
-    def head(self, cpus: int = 1, gpus: int = 0) -> Node:
-        """Start the head, which stays in this namespace."""
+    def head(self, cpus: int = 1, gpus: int = 0, *, dashboard: bool = False) -> Node:
+        """Start the head, which stays in this namespace; with a dashboard jobs can be submitted to `jobs`."""
         there = [f"--node-ip-address={self._ip}"] if self._ip else []
-        node = self._start(["--head", f"--port={self._port}", "--include-dashboard=false", *there], cpus, gpus, [])
+        port = free_port()
+        shown = ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"] if dashboard else []
+        shown = shown or ["--include-dashboard=false"]
+        node = self._start(["--head", f"--port={self._port}", *shown, *there], cpus, gpus, [])
+        self.jobs = f"http://127.0.0.1:{port}"
         self.address = f"{self._ip or self._own_address()}:{self._port}"
         return node
 

@@ -1,0 +1,136 @@
+"""The commands that index: index, and plan, which only says what index would do. What they do is in index.py."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs import index as index_job
+from jobs import output
+from jobs.cli_options import Command, Device, Json, RetrainKind, Root, RunnerKind, floats
+from jobs.index_report import index_json, index_lines
+from jobs.progress import Reporter
+from jobs.recipe import RecipeOptions
+from jobs.runners import RunnerOptions
+from pipeline.publish.plan import Packing
+from pipeline.stages.extract import ExtractOptions
+
+
+def index(
+    source: Annotated[
+        str, typer.Argument(help="The images: a folder, .tar shards, a list, Parquet or kapture; local or s3://.")
+    ],
+    root: Root,
+    recipe: Annotated[str | None, typer.Option(help="A recipe file (TOML) or the name of one.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="torchvision backbone. [default: mobilenet_v2]")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, a file or URI, or random:SEED. [default: imagenet]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A DIR, cirtorch or Sightline checkpoint; it knows its backbone.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="gem, mac, spoc, crow, rmac or raac. [default: gem]")] = None,
+    gem_p: Annotated[float | None, typer.Option(help="Exponent of GeM. [default: 3]")] = None,
+    scales: Annotated[str | None, typer.Option(help="Image scales, for example 1,0.7071,0.5. [default: 1]")] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="longest:N, shortest:N, exact:WxH or none. [default: longest:1024]")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of the backbone. [default: fp32]")] = None,
+    whiten: Annotated[
+        str | None, typer.Option(help="none, pca (fitted on a sample), or FILE[#NAME]. [default: none]")
+    ] = None,
+    whiten_power: Annotated[float | None, typer.Option(help="Exponent on the eigenvalues. [default: 0.5]")] = None,
+    dims: Annotated[
+        int | None, typer.Option(help="Dimensions kept by whitening. [default: all that have variance]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float16 or float32, of stored descriptors. [default: float16]")
+    ] = None,
+    indexes: Annotated[str | None, typer.Option(help="Index kinds. [default: flat,ivfpq,lsh]")] = None,
+    source_kind: Annotated[
+        str | None, typer.Option(help="tar, folder, filelist, parquet or kapture. [default: detected]")
+    ] = None,
+    match: Annotated[str | None, typer.Option(help="Glob on keys. [default: the image suffixes]")] = None,
+    list_root: Annotated[str | None, typer.Option(help="Folder that the paths of a file list are relative to.")] = None,
+    runner: Annotated[
+        RunnerKind, typer.Option(help="inline: this process; ray: workers on a Ray cluster.")
+    ] = RunnerKind.inline,
+    address: Annotated[str, typer.Option(help="Ray cluster to join. [default: a local one]")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0: one per GPU, else one per two CPUs.")] = 0,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs per worker; fractions share one. [default: 1]")
+    ] = None,
+    device: Device = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Images of equal size per forward pass.")] = 8,
+    files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
+    rows_per_index_shard: Annotated[int, typer.Option(min=1, help="Bound on an index shard.")] = 2_000_000,
+    index_memory: Annotated[float | None, typer.Option(help="GB that a loaded ivfpq index may take in all.")] = None,
+    max_reject_rate: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Publish nothing (exit 4) past this rate.")
+    ] = None,
+    retrain: Annotated[
+        RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
+    ] = RetrainKind.auto,
+    replace_source: Annotated[
+        bool, typer.Option(help="Let SOURCE take the place of the one this ROOT indexes.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done and estimate it; write nothing.")] = False,
+    trial_seconds: Annotated[
+        float, typer.Option(min=0.0, help="How long a dry run tries real shards for its estimate.")
+    ] = 10.0,
+    as_json: Json = False,
+) -> int:
+    """Extract what is new, drop what is gone, publish one snapshot.
+
+    A run that was interrupted goes on where it was; what is not said is as in the last snapshot.
+    """
+    options = index_job.IndexOptions(
+        source=source,
+        root=root,
+        recipe=RecipeOptions(
+            recipe=recipe,
+            backbone=backbone,
+            weights=weights,
+            model=model,
+            pooling=pooling,
+            gem_p=gem_p,
+            scales=floats(scales, "--scales"),
+            resize=resize,
+            precision=precision,
+            whiten=whiten,
+            whiten_power=whiten_power,
+            dims=dims,
+            dtype=dtype,
+            indexes=tuple(part.strip() for part in indexes.split(",") if part.strip()) if indexes is not None else None,
+            source_kind=source_kind,
+            match=match,
+            source_fields={"root": list_root} if list_root is not None else {},
+        ),
+        runner=RunnerOptions(kind=runner.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker),
+        extract=ExtractOptions(device=device, batch=batch),
+        packing=Packing(files=files_per_shard),
+        rows_per_index_shard=rows_per_index_shard,
+        memory_bytes=int(index_memory * 1e9) if index_memory is not None else None,
+        max_reject_rate=max_reject_rate,
+        retrain=retrain.value,
+        replace_source=replace_source,
+        dry_run=dry_run,
+        trial_seconds=trial_seconds,
+    )
+    report = index_job.run_index(options, Reporter())
+    output.emit(index_json(report), as_json=as_json, lines=index_lines(report, dry_run=dry_run))
+    return report.exit_code
+
+
+def plan(context: typer.Context) -> int:
+    """Say what `index` with the same arguments would do and take, and do nothing (index --dry-run)."""
+    alone = typer.Typer()
+    alone.command()(index)
+    return int(alone(args=[*context.args, "--dry-run"], standalone_mode=False) or 0)
+
+
+COMMANDS: tuple[Command, ...] = (
+    (index, {}),
+    (plan, {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}}),
+)

@@ -1,0 +1,95 @@
+"""The commands that read: status, query, evaluate. What they do is in the modules of these names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs import evaluate as evaluate_job
+from jobs import output
+from jobs import query as query_job
+from jobs import status as status_job
+from jobs.cli_options import Command, Device, Json, Root, floats
+from jobs.progress import Reporter
+from pipeline.core.errors import UserError
+from pipeline.search.engine import SearchOptions
+
+Index = Annotated[str, typer.Option(help="Index kind to search; the snapshot's best by default.")]
+Rerank = Annotated[
+    int | None, typer.Option(help="Candidates scored exactly from stored descriptors. [default: max(100, 10 K)]")
+]
+
+
+def status(
+    root: Root,
+    history: Annotated[int, typer.Option(min=1, help="How many of the latest snapshots to list.")] = 20,
+    as_json: Json = False,
+) -> int:
+    """Show head, history, recipe, sizes and drift of ROOT."""
+    data = status_job.status(root, history)
+    output.emit(data, as_json=as_json, lines=output.status_lines(data))
+    return 0
+
+
+def query(
+    root: Root,
+    images: Annotated[list[str], typer.Argument(help="Query images, local or s3://.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Results per query.")] = 10,
+    index: Index = "",
+    rerank: Rerank = None,
+    box: Annotated[str | None, typer.Option(help="X,Y,W,H: search with this part of the image, in its pixels.")] = None,
+    expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Find the images most similar to each query image."""
+    corners = floats(box, "--box")
+    if corners is not None and len(corners) != 4:
+        raise UserError(f"--box {box}", "is not four numbers", "write X,Y,W,H")
+    options = query_job.QueryOptions(
+        root=root,
+        images=images,
+        search=SearchOptions(k=k, index=index, rerank=rerank, expand=_expansion(expand)),
+        box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
+        device=device,
+    )
+    data = query_job.query(options)
+    if as_json:
+        output.emit(data, as_json=True)
+    else:
+        output.print_hits(data)
+    return 0
+
+
+def _expansion(text: str | None) -> tuple[int, float] | None:
+    numbers = floats(text, "--expand")
+    if numbers is None:
+        return None
+    if len(numbers) != 2 or numbers[0] < 1 or numbers[0] != int(numbers[0]):
+        raise UserError(f"--expand {text}", "is not K,ALPHA", "write for example 10,3")
+    return int(numbers[0]), numbers[1]
+
+
+def evaluate(
+    root: Root,
+    queries: Annotated[str, typer.Option(help="Folder of query images.")],
+    ground_truth: Annotated[str, typer.Option(help="JSON: query key -> relevant keys, or the revisited format.")],
+    index: Index = "",
+    rerank: Rerank = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Score the index against ground truth.
+
+    mAP, P@1 and R@k, or the revisited Oxford/Paris protocol, by the form of the file.
+    """
+    options = evaluate_job.EvaluateOptions(
+        root=root, queries=queries, ground_truth=ground_truth, index=index, rerank=rerank, device=device
+    )
+    data = evaluate_job.evaluate(options, Reporter())
+    output.emit(data, as_json=as_json, lines=evaluate_job.lines(data))
+    return 0
+
+
+COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}))
