@@ -14,7 +14,7 @@ from jobs.progress import Reporter
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
 from pipeline.publish.plan import Packing
-from pipeline.stages.extract import ExtractOptions
+from pipeline.stages.describe import ExtractOptions
 
 
 def index(
@@ -62,7 +62,7 @@ def index(
         float | None, typer.Option(help="GPUs per worker; fractions share one. [default: 1]")
     ] = None,
     device: Device = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images of equal size per forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=0, help="Images of equal size per forward pass; 0: by their size.")] = 0,
     files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
     rows_per_index_shard: Annotated[int, typer.Option(min=1, help="Bound on an index shard.")] = 2_000_000,
     index_memory: Annotated[float | None, typer.Option(help="GB that a loaded ivfpq index may take in all.")] = None,

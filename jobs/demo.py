@@ -44,7 +44,6 @@ from pipeline.core.types import Floats
 from pipeline.features.backbones import imagenet_cached
 from pipeline.run.base import Runner
 from pipeline.search.engine import SearchIndex, SearchOptions
-from pipeline.stages.extract import ExtractOptions
 from pipeline.table import DescriptorReader
 from pipeline.whiten import fit_supervised
 
@@ -123,9 +122,7 @@ def run_demo(folder: Path, weights: str | None, reporter: Reporter) -> DemoPage:
     runner = open_runner(RAY)
     try:
         descriptor = choose(weights, work, runner, reporter)
-        options = IndexOptions(
-            source=str(source), root=str(root), recipe=descriptor.recipe, extract=ExtractOptions(batch=16)
-        )
+        options = IndexOptions(source=str(source), root=str(root), recipe=descriptor.recipe)
         command = f"sightline index {source} {root} --runner ray {descriptor.flags}"
         draw(tar_items(source, SEED, range(FIRST_SCENES), range(1, VIEWS + 1)), runner, reporter, "draw")
         steps = [Step(command=command, outcome=told(run_index(options, Reporter(), runner)))]

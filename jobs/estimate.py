@@ -22,7 +22,8 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.run.inline import InlineRunner
-from pipeline.stages.extract import ExtractOptions, ExtractTask
+from pipeline.stages.describe import ExtractOptions
+from pipeline.stages.extract import ExtractTask
 from pipeline.stages.kinds import index_specs
 
 TRIAL_ENTRIES = 64

@@ -21,7 +21,7 @@ from pipeline.evaluate.ground_truth import Relevant, Revisited, parse_ground_tru
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import Box, QueryExtractor
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.extract import choose_device
+from pipeline.stages.describe import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
-from pipeline.stages.extract import ExtractOptions
+from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.kinds import source_spec
 
 Retrain = Literal["auto", "never", "always"]

@@ -28,8 +28,9 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.stages.commit import Proposal, conflict, transact
+from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
-from pipeline.stages.extract import ExtractOptions, ExtractTask
+from pipeline.stages.extract import ExtractTask
 from pipeline.stages.fit import MomentsTask, fit_whitening, fitted, sample_shards
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge
@@ -114,7 +115,7 @@ class IndexRun:
         set_aside: dict[str, str] = {}
         with self.reporter.phase(name, total) as phase:
             for outcome in self.runner.map(task, shards):
-                self.stats = added(self.stats, {**outcome.stats, "busy_seconds": outcome.seconds})
+                self.stats = added(self.stats, {"busy_seconds": outcome.seconds, **outcome.stats})
                 if outcome.value is None:
                     set_aside[outcome.item.id] = f"{outcome.item.uri}: {outcome.error}"
                     self.reporter.say(f"set aside: {outcome.item.uri}: {outcome.error}")

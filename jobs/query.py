@@ -15,7 +15,7 @@ from pipeline.core.storage import open_store, split_location
 from pipeline.core.types import Floats
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import Box, QueryExtractor
-from pipeline.stages.extract import choose_device
+from pipeline.stages.describe import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.lists import load_lists
 from pipeline.publish.plan import Packing
 from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.expire import DAY, Retention
 from pipeline.table import DescriptorReader
 
@@ -83,6 +84,8 @@ class Life:
             recipe=RecipeOptions(recipe=self.recipe, source_kind=self.kind),
             packing=Packing(files=self.files),
             lease=self.times,
+            # One storage operation after the other, so that they can be counted.
+            extract=ExtractOptions(overlap=False),
             **more,
         )
         return run_index(options, quiet())

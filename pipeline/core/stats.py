@@ -49,8 +49,12 @@ class Stats:
                     self._sums[name] = self._sums.get(name, 0.0) + took
 
     def take(self) -> dict[str, float]:
-        """Return the sums since the last time, and begin anew."""
+        """Return the sums since the last time, what is open included, and begin anew."""
         with self._lock:
+            now = time.perf_counter()
+            for name in (name for name, inside in self._inside.items() if inside):
+                self._sums[name] = self._sums.get(name, 0.0) + now - self._since[name]
+                self._since[name] = now
             taken, self._sums = self._sums, {}
         return {name: round(value, 6) for name, value in taken.items()}
 

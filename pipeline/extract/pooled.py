@@ -24,6 +24,7 @@ from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
 from pipeline.extract import ExtractSpec
 from pipeline.features.backbones import BACKBONES, build_backbone, load_state
+from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
 from pipeline.features.regions import regional
@@ -95,7 +96,10 @@ class PooledExtractor:
         self.spec, self.device = spec, device
         self._resize = Resize.parse(spec.resize)
         self._extras = {name: value.to(device) for name, value in extras.items()}
-        self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
+        self._network = optimized(network, device, self._dtype)
+        # What could not be converted as a whole computes its products in half precision.
+        self._autocast = spec.precision == "bf16" and not is_optimized(self._network)
         self._pool = _pooling(spec, self._extras)
         self._min_side = BACKBONES[spec.backbone].min_side
         self.dim = BACKBONES[spec.backbone].channels * (spec.raac_grid**2 if spec.pooling == "raac" else 1)
@@ -137,13 +141,17 @@ class PooledExtractor:
         return l2_normalize(self._pool_scales(per_scale))
 
     def _to_tensor(self, pixels_nhwc: np.ndarray) -> Tensor:
-        return normalize_pixels(torch.from_numpy(pixels_nhwc).to(self.device), self.spec.mean, self.spec.std)
+        pixels = torch.from_numpy(pixels_nhwc)
+        if self.device.type == "cuda":
+            # From pinned memory the copy runs beside the passes that are under way.
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return normalize_pixels(pixels, self.spec.mean, self.spec.std)
 
     def _forward(self, x: Tensor) -> Tensor:
         spec = self.spec
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            features = self._network(x)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            features = self._network(x if self._autocast else x.to(self._dtype))
         # Powers of small activations underflow in half precision: pooling is always float32.
         features = features.float()
         if spec.center_bias:

@@ -180,6 +180,9 @@ class _ResNetMap(nn.Module):
 class _ViTMap(nn.Module):
     """A ViT's patch tokens as a map; position embeddings are interpolated to the image's own grid."""
 
+    traceable = False
+    """Whether to interpolate depends on the image; see fuse.py."""
+
     def __init__(self, full: Any) -> None:
         super().__init__()
         self.conv_proj, self.class_token, self.encoder = full.conv_proj, full.class_token, full.encoder

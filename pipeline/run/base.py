@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, SightlineError, UserError
 from pipeline.core.types import Outcome
@@ -19,7 +19,11 @@ MAX_ATTEMPTS = 3
 
 
 class Task(Protocol[T_contra, R_co]):
-    """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs."""
+    """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
+
+    A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
+    function may have a method `stop`, which ends the calls that are under way.
+    """
 
     @property
     def uses_gpu(self) -> bool:
@@ -52,6 +56,11 @@ class Runner(Protocol):
         ...
 
 
+def depth_of(task: Task[Any, Any]) -> int:
+    """Return how many items a worker of a task takes at a time."""
+    return int(getattr(task, "depth", 1))
+
+
 def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T, R]:
     """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback.
 
@@ -82,4 +91,4 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text}"
 
 
-__all__ = ["MAX_ATTEMPTS", "Outcome", "Runner", "Task", "UserError", "attempt", "describe"]
+__all__ = ["MAX_ATTEMPTS", "Outcome", "Runner", "Task", "UserError", "attempt", "depth_of", "describe"]

@@ -1,13 +1,17 @@
-"""The inline runner: one item after the other in this process. What tests and small collections use."""
+"""The inline runner: all items in this process, in their order. What tests and small collections use."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from typing import TypeVar
 
+from pipeline.core.prefetch import ordered_map
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt
+from pipeline.run.base import Task, attempt, depth_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,11 +24,28 @@ class InlineRunner:
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes in the order of the items; the task is opened when the first item comes."""
-        function = None
-        for item in items:
-            if function is None:
-                function = task.open(os.cpu_count() or 1)
-            yield attempt(function, item)
+        items = iter(items)
+        first = next(items, None)
+        if first is None:
+            return
+        function = task.open(os.cpu_count() or 1)
+        work, depth = chain([first], items), depth_of(task)
+        if depth == 1:
+            yield from map(partial(attempt, function), work)
+            return
+        pool = ThreadPoolExecutor(depth, "inline")
+        try:
+            yield from ordered_map(
+                partial(attempt, function), work, pool=pool, ahead=depth, budget=depth, weigh=lambda _: 1
+            )
+        except BaseException:
+            # Whoever presses Ctrl-C is not to wait for a shard to end.
+            stop = getattr(function, "stop", None)
+            if stop is not None:
+                stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """The reporter shows it; nobody else watches."""

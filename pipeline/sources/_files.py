@@ -42,7 +42,10 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
             return Reject(key=entry.path, uri=uri, reason=reason, bytes=len(data))
         return Image(key=entry.path, uri=uri, data=data)
 
-    yield from ordered_map(read, shard.entries, workers=READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size)
+    with ThreadPoolExecutor(READ_AHEAD, "read") as pool:
+        yield from ordered_map(
+            read, shard.entries, pool=pool, ahead=4 * READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size
+        )
 
 
 MISSING = "missing"

@@ -3,10 +3,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from pipeline.core.prefetch import ordered_map
+from pipeline.core import prefetch
+
+
+def mapped(function: Any, items: Any, *, workers: int, budget: int, weigh: Any) -> Iterator[Any]:
+    with ThreadPoolExecutor(workers) as pool:
+        yield from prefetch.ordered_map(function, items, pool=pool, ahead=4 * workers, budget=budget, weigh=weigh)
 
 
 def test_results_come_in_order_though_work_does_not_end_in_order() -> None:
@@ -14,7 +21,7 @@ def test_results_come_in_order_though_work_does_not_end_in_order() -> None:
         time.sleep(0.01 * (n % 3))
         return n * n
 
-    found = ordered_map(slow, range(20), workers=4, budget=100, weigh=lambda _: 1)
+    found = mapped(slow, range(20), workers=4, budget=100, weigh=lambda _: 1)
     assert list(found) == [n * n for n in range(20)]
 
 
@@ -30,16 +37,16 @@ def test_no_more_than_the_budget_is_in_flight() -> None:
             running[0] -= 1
         return n
 
-    assert list(ordered_map(work, range(30), workers=8, budget=20, weigh=lambda _: 10)) == list(range(30))
+    assert list(mapped(work, range(30), workers=8, budget=20, weigh=lambda _: 10)) == list(range(30))
     assert peak[0] <= 2
 
 
 def test_an_item_heavier_than_the_budget_goes_alone() -> None:
-    assert list(ordered_map(str, [1, 2, 3], workers=2, budget=1, weigh=lambda _: 50)) == ["1", "2", "3"]
+    assert list(mapped(str, [1, 2, 3], workers=2, budget=1, weigh=lambda _: 50)) == ["1", "2", "3"]
 
 
 def test_errors_reach_the_consumer_in_their_place() -> None:
-    found = ordered_map(lambda n: 1 // n, [1, 1, 0, 1], workers=2, budget=10, weigh=lambda _: 1)
+    found = mapped(lambda n: 1 // n, [1, 1, 0, 1], workers=2, budget=10, weigh=lambda _: 1)
     assert [next(found), next(found)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
         next(found)
@@ -53,6 +60,6 @@ def test_items_are_pulled_only_as_needed() -> None:
             pulled.append(n)
             yield n
 
-    found = ordered_map(str, items(), workers=2, budget=4, weigh=lambda _: 1)
+    found = mapped(str, items(), workers=2, budget=4, weigh=lambda _: 1)
     next(found)
     assert len(pulled) < 20

@@ -20,7 +20,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import QueryExtractor
-from pipeline.stages.extract import choose_device
+from pipeline.stages.describe import choose_device
 from pipeline.table import DescriptorReader, read_rejects
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
 

@@ -39,14 +39,16 @@ class WorkerMetrics:
     def count(self, task: str, outcome: Outcome[Any, Any]) -> None:
         """Add what an item of work came to."""
         self._items.inc(1, {"task": task, "outcome": "failed" if outcome.value is None else "done"})
-        if outcome.seconds > 0:
-            self._busy.inc(outcome.seconds, {"task": task})
+        # Two items of a worker may overlap; what it says of itself counts their time once.
+        busy = outcome.stats.get("busy_seconds", outcome.seconds)
+        if busy > 0:
+            self._busy.inc(busy, {"task": task})
         for name, value in outcome.stats.items():
             if name.startswith("rejected:"):
                 self._rejects.inc(value, {"reason": name.removeprefix("rejected:")})
             elif name in self._counters and value > 0:
                 self._counters[name].inc(value)
-        shares = told({**outcome.stats, "busy_seconds": outcome.seconds})
+        shares = told({"busy_seconds": outcome.seconds, **outcome.stats})
         if "queue_depth" in shares:
             self._queue.set(shares["queue_depth"])
             self._idle.set(shares["idle_share"])

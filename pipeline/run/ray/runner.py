@@ -11,20 +11,21 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from pipeline.core.errors import AccessError, SightlineError, UserError
+from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, attempt, describe
+from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, describe
 from pipeline.run.guard import check_cluster
-from pipeline.run.ray.metrics import DriverMetrics, WorkerMetrics
+from pipeline.run.ray.crew import Call, Member, Work, crew
+from pipeline.run.ray.metrics import DriverMetrics
+from pipeline.run.ray.worker import WORKER
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,40 +46,6 @@ class RayOptions:
     address: str = ""
     workers: int = 0
     gpus_per_worker: float | None = None
-
-
-@dataclass
-class _Slot(Generic[T]):
-    """One worker and what it is busy with."""
-
-    actor: Any
-    gpus: float
-    item: T | None = None
-    attempts: int = 0
-    opening: bool = True
-
-
-class _Work(Generic[T]):
-    """Items that wait: those to be tried again first, then the rest, one of which is looked at ahead."""
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = iter(items)
-        self._next: list[T] = []
-        self._retries: deque[tuple[T, int]] = deque()
-
-    @property
-    def waiting(self) -> bool:
-        if not self._retries and not self._next:
-            self._next = [item for item in (next(self._items, None),) if item is not None]
-        return bool(self._retries or self._next)
-
-    def take(self) -> tuple[T, int] | None:
-        if not self.waiting:
-            return None
-        return self._retries.popleft() if self._retries else (self._next.pop(), 0)
-
-    def again(self, item: T, attempts: int) -> None:
-        self._retries.append((item, attempts))
 
 
 class RayRunner:
@@ -104,21 +71,22 @@ class RayRunner:
         self._metrics = DriverMetrics()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
-        """Yield outcomes as workers finish; at most one item per worker is in flight."""
-        work = _Work(items)
-        slots: dict[Any, _Slot[T]] = {}
+        """Yield outcomes as workers finish; at most `depth` items per worker are in flight."""
+        work = Work(items)
+        calls: dict[Any, Call[T]] = {}
         self._dismiss(but=self._gpus_per_worker(task))
         try:
-            while work.waiting or any(not slot.opening for slot in slots.values()):
-                self._recruit(task, slots, work)
-                opening = sum(slot.opening for slot in slots.values())
-                self._metrics.crew(type(task).__name__, busy=len(slots) - opening, opening=opening)
-                ready, _ = ray.wait(list(slots), num_returns=1, timeout=LOOK_SECONDS)
+            while work.waiting or any(call.item is not None for call in calls.values()):
+                self._recruit(task, calls, work)
+                members = crew(calls)
+                opening = sum(member.opening for member in members)
+                self._metrics.crew(type(task).__name__, busy=len(members) - opening, opening=opening)
+                ready, _ = ray.wait(list(calls), num_returns=1, timeout=LOOK_SECONDS)
                 for reference in ready:
-                    yield from self._settle(reference, slots, task, work)
+                    yield from self._settle(reference, calls, task, work)
         finally:
-            for slot in slots.values():
-                ray.kill(slot.actor)
+            for member in crew(calls):
+                ray.kill(member.actor)
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """Export how far a phase is."""
@@ -137,63 +105,78 @@ class RayRunner:
             for actor in self._idle.pop(gpus):
                 ray.kill(actor)
 
-    def _recruit(self, task: Task[T, R], slots: dict[Any, _Slot[T]], work: _Work[T]) -> None:
+    def _recruit(self, task: Task[T, R], calls: dict[Any, Call[T]], work: Work[T]) -> None:
         """Start workers up to the number wanted now, while there is work for them."""
-        while work.waiting and len(slots) < self._wanted(task):
-            self._start(task, slots)
+        while work.waiting and len(crew(calls)) < self._wanted(task):
+            self._start(task, calls)
 
     def _settle(
-        self, reference: Any, slots: dict[Any, _Slot[T]], task: Task[T, R], work: _Work[T]
+        self, reference: Any, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
     ) -> Iterator[Outcome[T, R]]:
-        slot = slots.pop(reference)
+        call = calls.pop(reference)
+        member = call.member
+        member.calls -= 1
         try:
             result = ray.get(reference)
         except RayActorError as error:
             # It may live and only be out of reach; what it goes on writing does no harm, but it holds a GPU.
-            ray.kill(slot.actor)
-            yield from self._after_a_loss(slot, error, slots, task, work)
+            ray.kill(member.actor)
+            yield from self._after_a_loss(call, error, calls, task, work)
             return
         except RayError as error:
-            result = Outcome(item=slot.item, value=None, error=describe(error), attempts=slot.attempts)
+            result = Outcome(item=call.item, value=None, error=describe(error), attempts=call.attempts)
         if isinstance(result, SightlineError):
-            ray.kill(slot.actor)
+            ray.kill(member.actor)
             raise result
-        if slot.opening:
-            slot.opening = False
+        if member.opening:
+            member.opening = False
         else:
             yield result
-        following = work.take()
-        if following is None:
-            self._idle.setdefault(slot.gpus, []).append(slot.actor)
-            return
-        slot.item, slot.attempts = following[0], following[1] + 1
-        slots[slot.actor.run.remote(slot.item, slot.attempts)] = slot
+        self._feed(member, calls, work, depth_of(task))
+
+    def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T], depth: int) -> None:
+        """Give a worker as many items as it takes at a time; let it rest when there are none."""
+        if not member.calls:
+            member.alone = False
+        while member.calls < depth and not member.alone:
+            # What has already cost a worker gets one for itself, and the last items are spread over all.
+            if member.calls and (work.retry_is_next or not work.more_than(len(crew(calls)))):
+                break
+            following = work.take()
+            if following is None:
+                break
+            item, attempts = following
+            member.alone = attempts > 0
+            member.calls += 1
+            reference = member.actor.run.remote(item, attempts + 1)
+            calls[reference] = Call(member=member, item=item, attempts=attempts + 1)
+        if not member.calls:
+            self._idle.setdefault(member.gpus, []).append(member.actor)
 
     def _after_a_loss(
-        self, slot: _Slot[T], error: RayActorError, slots: dict[Any, _Slot[T]], task: Task[T, R], work: _Work[T]
+        self, call: Call[T], error: RayActorError, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
     ) -> Iterator[Outcome[T, R]]:
-        if slot.opening:
+        if call.item is None:
             # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
-            if slot.attempts >= MAX_ATTEMPTS:
+            if call.attempts >= MAX_ATTEMPTS:
                 raise SightlineError(f"workers die while they are starting ({describe(error)})") from None
             log.warning("a worker was lost while it started; another takes its place")
-            self._start(task, slots, slot.attempts)
+            self._start(task, calls, call.attempts)
             return
-        log.warning("a worker was lost (attempt %d of %d); its shard is tried again", slot.attempts, MAX_ATTEMPTS)
-        assert slot.item is not None, "an open worker has an item"
-        if slot.attempts >= MAX_ATTEMPTS:
-            lost = f"the worker died {slot.attempts} times on it"
-            yield Outcome(item=slot.item, value=None, error=lost, attempts=slot.attempts)
+        log.warning("a worker was lost (attempt %d of %d); its shard is tried again", call.attempts, MAX_ATTEMPTS)
+        if call.attempts >= MAX_ATTEMPTS:
+            lost = f"the worker died {call.attempts} times on it"
+            yield Outcome(item=call.item, value=None, error=lost, attempts=call.attempts)
         else:
-            work.again(slot.item, slot.attempts)
+            work.again(call.item, call.attempts)
 
-    def _start(self, task: Task[T, R], slots: dict[Any, _Slot[T]], attempts: int = 0) -> None:
+    def _start(self, task: Task[T, R], calls: dict[Any, Call[T]], attempts: int = 0) -> None:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
         gpus = self._gpus_per_worker(task)
         idle = self._idle.get(gpus)
-        actor = idle.pop() if idle else _ACTOR.options(num_gpus=gpus, num_cpus=1).remote(gpus)
+        actor = idle.pop() if idle else WORKER.options(num_gpus=gpus, num_cpus=1).remote(gpus)
         opened = actor.open.remote(task, _threads_per_worker(self._wanted(task)))
-        slots[opened] = _Slot(actor=actor, gpus=gpus, attempts=attempts + 1)
+        calls[opened] = Call(member=Member(actor=actor, gpus=gpus, calls=1), item=None, attempts=attempts + 1)
 
     def _gpus_per_worker(self, task: Task[Any, Any]) -> float:
         asked = self._options.gpus_per_worker
@@ -217,42 +200,6 @@ class RayRunner:
         if gpus:
             return max(1, int(_gpus() / gpus))
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-
-
-class _Worker:
-    """An actor around an opened task; another task takes its place when the next phase begins."""
-
-    def __init__(self, gpus: float) -> None:
-        if not gpus:
-            # Ray hides no GPU from a process that asked for none, and torch would take the first one.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._function: Callable[[Any], Any] | None = None
-        self._task = ""
-        self._metrics = WorkerMetrics()
-
-    def open(self, task: Task[Any, Any], threads: int) -> SightlineError | None:
-        """Open a task; return why it could not be opened, or None."""
-        self._function, self._task = None, type(task).__name__
-        try:
-            self._function = task.open(threads)
-        except SightlineError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - told to the driver, which ends the run with it
-            return SightlineError(describe(error))
-        return None
-
-    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | AccessError:
-        """Carry out one item; an error that ends the run is returned in place of an outcome."""
-        assert self._function is not None, "the driver stops when a worker did not open"
-        try:
-            outcome = attempt(self._function, item, attempts)
-        except AccessError as error:
-            return error
-        self._metrics.count(self._task, outcome)
-        return outcome
-
-
-_ACTOR: Any = ray.remote(_Worker)
 
 
 def _gpus() -> float:

@@ -1,0 +1,155 @@
+"""Networks made ready for inference: batch norms folded into convolutions, activations and sums computed inside them.
+
+Folding is exact up to rounding. On a CPU, oneDNN takes the activation that follows a convolution, and the residual sum
+before it, into the convolution itself: the map is written to memory once instead of three times. Networks whose control
+flow depends on the image (vision transformers) say that they are not traceable, and stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Hardswish: ("hardswish", []),
+    nn.SiLU: ("swish", []),
+}
+"""Activation -> its name and scalars among oneDNN's post-operations."""
+
+
+def optimized(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return a network (N,3,H,W) -> (N,C,h,w) of equal values up to rounding, in `dtype`, channels last, on a device.
+
+    A network that cannot be traced stays in float32; see `is_optimized`.
+    """
+    if not getattr(network, "traceable", True):
+        return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    graph = fx.symbolic_trace(copy.deepcopy(network))
+    _fold(graph)
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        _fuse(graph)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.graph.lint()
+    graph.recompile()
+    made: nn.Module = graph.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return made.eval().requires_grad_(False)
+
+
+def is_optimized(network: nn.Module) -> bool:
+    """Return whether `optimized` has changed a network, which then takes input in the dtype that was asked for."""
+    return isinstance(network, fx.GraphModule)
+
+
+class FusedConv(nn.Module):
+    """A convolution that adds another map, if it is given one, and applies an activation. (N,C,H,W) -> (N,D,h,w)."""
+
+    def __init__(self, conv: nn.Conv2d, activation: str, scalars: list[float]) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self._shape = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+        self._activation, self._scalars = activation, scalars
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Return activation(conv(x) + other)."""
+        kernel: Any = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            alone: Tensor = kernel(x, self.weight, self.bias, *self._shape, self._activation, self._scalars, "")
+            return alone
+        activation = None if self._activation == "none" else self._activation
+        added: Tensor = kernel.binary(
+            x, other, self.weight, self.bias, *self._shape, "add", 1.0, activation, self._scalars, None
+        )
+        return added
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        norm = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        conv = _only_conv(node.args[0], modules)
+        if conv is None:
+            continue
+        source = node.args[0]
+        modules[source.target] = fuse_conv_bn_eval(conv, norm)
+        _replace(graph, source.target, modules[source.target])
+        node.replace_all_uses_with(source)
+        graph.graph.erase_node(node)
+
+
+def _fuse(graph: fx.GraphModule) -> None:
+    modules = dict(graph.named_modules())
+    order = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and type(modules.get(node.target)) in ACTIVATIONS:
+            name, scalars = ACTIVATIONS[type(modules[node.target])]
+            source = node.args[0]
+            if _is_sum(source) and len(source.users) == 1:
+                _take_in(graph, modules, node, _summands(source, modules, order), (name, scalars))
+            elif _only_conv(source, modules) is not None:
+                _take_in(graph, modules, node, (source, None), (name, scalars))
+        elif _is_sum(node) and not any(_is_activation(user, modules) for user in node.users):
+            _take_in(graph, modules, node, _summands(node, modules, order), ("none", []))
+
+
+def _take_in(
+    graph: fx.GraphModule,
+    modules: dict[str, nn.Module],
+    node: fx.Node,
+    parts: tuple[fx.Node, fx.Node | None] | None,
+    activation: tuple[str, list[float]],
+) -> None:
+    """Put a fused convolution in the place of a node; what it took in has no users left."""
+    if parts is None:
+        return
+    source, other = parts
+    name = f"fused_{node.name}"
+    graph.add_submodule(name, FusedConv(modules[str(source.target)], *activation))  # type: ignore[arg-type]
+    with graph.graph.inserting_before(node):
+        arguments = (source.args[0],) if other is None else (source.args[0], other)
+        made = graph.graph.call_module(name, arguments)
+    node.replace_all_uses_with(made)
+    graph.graph.erase_node(node)
+
+
+def _summands(
+    node: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int]
+) -> tuple[fx.Node, fx.Node] | None:
+    """Return (convolution, other) of a sum: of two convolutions the later, whose map nobody has read yet."""
+    nodes = [part for part in node.args if isinstance(part, fx.Node)]
+    convs = [part for part in nodes if _only_conv(part, modules) is not None]
+    if len(nodes) != 2 or not convs:
+        return None
+    conv = max(convs, key=lambda part: order.get(part, 0))
+    return conv, nodes[1] if conv is nodes[0] else nodes[0]
+
+
+def _only_conv(node: Any, modules: dict[str, nn.Module]) -> nn.Conv2d | None:
+    """Return the plain convolution behind a node whose result has one reader."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.users) != 1:
+        return None
+    module = modules.get(str(node.target))
+    plain = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return module if plain else None  # type: ignore[return-value]
+
+
+def _is_sum(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in {operator.add, operator.iadd}
+
+
+def _is_activation(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and type(modules.get(str(node.target))) in ACTIVATIONS
+
+
+def _replace(graph: fx.GraphModule, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(graph.get_submodule(parent), leaf, module)

@@ -1,0 +1,212 @@
+"""Images in, vectors out: decoding ahead, batches of equal shape, several forward passes side by side.
+
+One Describer serves a worker for its lifetime. While the last passes of one shard run, the next shard is read and
+decoded. Rows are in the order of the source, whatever ends first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.core.errors import BadImageError
+from pipeline.core.prefetch import ordered_map
+from pipeline.core.stats import Level, Stats
+from pipeline.core.types import Floats, Image, Reject
+from pipeline.decode import Decoded, pixels_of
+from pipeline.extract import Extractor
+from pipeline.table import ImageRow
+
+Group = list[tuple[int, Decoded]]
+"""Images of equal shape, with their rows."""
+
+BYTES_PER_PIXEL = 12
+"""RGB bytes of an image at full size, of its converted copy and of what the decoder holds meanwhile."""
+PASSES_ON_GPU = 2
+"""One copies and launches while the other computes."""
+PIXELS_PER_PASS = {"cpu": 1 << 17, "cuda": 1 << 23}
+"""Pixels that a forward pass is filled up to. On a CPU maps of one photograph leave the caches as it is: measured, one
+at a time is quickest, and only small images gain from company."""
+MOST_PER_PASS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """How a worker uses its machine; none of it changes what it writes.
+
+    batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
+    ahead. overlap: read and decode the next shard while the last passes of one run and its file is written.
+    """
+
+    device: str = "auto"
+    batch: int = 0
+    decode_threads: int = 0
+    in_flight: int = 512 << 20
+    overlap: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a shard gave: images in source order with their vectors (n, d), and what was not indexed."""
+
+    images: list[ImageRow]
+    vectors: Floats
+    rejects: list[Reject]
+
+
+class Describer:
+    """See the module. Thread-safe: a second shard waits until the first has been read to its end."""
+
+    def __init__(
+        self, extractor: Extractor, device: torch.device, threads: int, options: ExtractOptions, stats: Stats
+    ) -> None:
+        self._extractor, self._device, self._options, self._stats = extractor, device, options, stats
+        # How a convolution is split among threads changes its last bits. One thread per forward pass, and several
+        # passes side by side, give the same values for any number of threads and workers, and are quicker besides.
+        passes = threads if device.type == "cpu" else PASSES_ON_GPU
+        self._passes = ThreadPoolExecutor(passes, "forward", initializer=torch.set_num_threads, initargs=(1,))
+        self._decoding = options.decode_threads or threads
+        self._decoders = ThreadPoolExecutor(self._decoding, "decode")
+        self._ahead = 4 * passes
+        self._reading = threading.Lock()
+        self._queue = Level()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Raise at the next image in whatever thread reads one."""
+        self._stopped.set()
+
+    def __call__(self, items: Iterable[Image | Reject]) -> Described:
+        """Describe the images of a shard."""
+        images: list[ImageRow] = []
+        rejects: list[Reject] = []
+        vectors: dict[int, Floats] = {}
+        with closing(self._groups(items, images, rejects)) as groups:
+            forwarded = ordered_map(
+                self._forward,
+                groups,
+                pool=self._passes,
+                ahead=self._ahead,
+                budget=self._options.in_flight,
+                weigh=lambda group: sum(image.pixels.nbytes for _, image in group),
+            )
+            for rows, found in forwarded:
+                vectors.update(zip(rows, found, strict=True))
+        stacked = np.stack([vectors[row] for row in range(len(images))]) if images else None
+        raw = stacked if stacked is not None else np.zeros((0, self._extractor.dim), np.float32)
+        return Described(images=images, vectors=raw, rejects=rejects)
+
+    def _groups(
+        self, items: Iterable[Image | Reject], images: list[ImageRow], rejects: list[Reject]
+    ) -> Generator[Group]:
+        """Yield batches; the next shard's turn comes when this one's images have all been decoded."""
+        with self._reading:
+            yield from self._batches(self._decoded(items, images, rejects))
+
+    def _forward(self, group: Group) -> tuple[tuple[int, ...], Floats]:
+        rows, pixels = zip(*group, strict=True)
+        self._stats.add("passes")
+        self._stats.add("queued", self._queue.take(len(group)))
+        with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
+            batch = self._extractor.extract(pixels)
+        assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
+        return rows, batch.vectors
+
+    def _decoded(
+        self, items: Iterable[Image | Reject], images: list[ImageRow], rejects: list[Reject]
+    ) -> Iterator[tuple[int, Decoded]]:
+        """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
+        prepared = ordered_map(
+            self._prepare,
+            self._timed(_without_duplicates(items)),
+            pool=self._decoders,
+            ahead=4 * self._decoding,
+            budget=self._options.in_flight,
+            weigh=lambda item: BYTES_PER_PIXEL * pixels_of(item.data) if isinstance(item, Image) else 0,
+        )
+        for item in prepared:
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                image, pixels = item
+                images.append(image)
+                yield len(images) - 1, pixels
+
+    def _timed(self, items: Iterator[Image | Reject]) -> Iterator[Image | Reject]:
+        """Count the time that is spent waiting for the store."""
+        while True:
+            started = time.perf_counter()
+            item = next(items, None)
+            self._stats.add("read_seconds", time.perf_counter() - started)
+            if item is None:
+                return
+            if self._stopped.is_set():
+                raise InterruptedError("the run is ending")
+            yield item
+
+    def _prepare(self, item: Image | Reject) -> tuple[ImageRow, Decoded] | Reject:
+        if isinstance(item, Reject):
+            return item
+        self._stats.add("bytes", len(item.data))
+        try:
+            with self._stats.timed("decode_seconds"):
+                pixels = self._extractor.prepare(item.data)
+        except BadImageError as error:
+            return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
+        digest = hashlib.sha256(item.data).hexdigest()
+        row = ImageRow(key=item.key, uri=item.uri, width=pixels.width, height=pixels.height, sha256=digest)
+        self._queue.put()
+        return row, pixels
+
+    def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
+        """Group images of equal shape; what waits for company is bounded like what is in flight."""
+        waiting: dict[tuple[int, ...], Group] = {}
+        held = 0
+        for row, image in decoded:
+            shape = image.pixels.shape
+            group = waiting.setdefault(shape, [])
+            group.append((row, image))
+            held += image.pixels.nbytes
+            if len(group) >= self._per_pass(shape):
+                held -= len(group) * image.pixels.nbytes
+                yield waiting.pop(shape)
+            elif held > self._options.in_flight:
+                largest = max(waiting, key=lambda shape: len(waiting[shape]) * math.prod(shape))
+                held -= sum(pixels.pixels.nbytes for _, pixels in waiting[largest])
+                yield waiting.pop(largest)
+        yield from waiting.values()
+
+    def _per_pass(self, shape: tuple[int, ...]) -> int:
+        if self._options.batch:
+            return self._options.batch
+        pixels = PIXELS_PER_PASS.get(self._device.type, PIXELS_PER_PASS["cuda"])
+        return max(1, min(MOST_PER_PASS, pixels // (shape[0] * shape[1])))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device to compute on; "auto" takes the GPU that this process may see, if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _without_duplicates(items: Iterable[Image | Reject]) -> Iterator[Image | Reject]:
+    """The first of equal keys counts; the others become duplicates, whatever they hold."""
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            size = len(item.data) if isinstance(item, Image) else item.bytes
+            reason = "another image of the shard has the same key"
+            yield Reject(key=item.key, uri=item.uri, reason=reason, bytes=size, status="duplicate")
+        else:
+            seen.add(item.key)
+            yield item
