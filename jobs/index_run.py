@@ -122,7 +122,8 @@ class IndexRun:
                 else:
                     done.append(outcome.value)
                 phase.advance(outcome.value.seen if outcome.value else 0)
-        return done.table(), set_aside
+        # Workers end in any order; what is derived from the files is not to depend on it.
+        return done.table().sort_by("shard_id"), set_aside
 
     def _gate(self, files: pa.Table) -> str:
         rejected, limit = manifests.total(files, "rejected"), self.options.max_reject_rate

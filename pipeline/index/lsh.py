@@ -12,6 +12,7 @@ from typing import Any, Self
 import faiss
 import numpy as np
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints
@@ -54,15 +55,18 @@ class Spec(IndexSpec):
         """Draw the rotation, and set the thresholds to the sample's medians."""
         assert self.nbits is not None, "settings are resolved before training"
         index = faiss.IndexLSH(dim, self.nbits, True, self.thresholds)
-        index.rrot.init(seed + 5)
-        if self.thresholds:
-            index.train(np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32)))
+        # The last bits of a factorisation depend on how it is split, and the rotation is to depend on the seed alone.
+        with threadpool_limits(1):
+            index.rrot.init(seed + 5)
+            if self.thresholds:
+                index.train(np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32)))
         index.is_trained = True
         _faiss.write(faiss.IndexIDMap(index), path)
 
     def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
         """Add codes under their ids."""
-        return _faiss.fill(trained, batches, path)
+        with threadpool_limits(1):
+            return _faiss.fill(trained, batches, path)
 
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Concatenate."""

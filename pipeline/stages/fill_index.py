@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
+from pipeline.core.threads import limited
 from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
@@ -43,9 +44,9 @@ class FillTask:
 
     uses_gpu = False
 
-    def open(self, threads: int) -> FillTask:  # noqa: ARG002 - part of the protocol
+    def open(self, threads: int) -> Callable[[FillItem], IndexShard]:
         """Nothing to load."""
-        return self
+        return limited(self, threads)
 
     def __call__(self, item: FillItem) -> IndexShard:
         """Build and store; return what an earlier run stored when the same went in."""

@@ -5,7 +5,7 @@ The sample depends on the files and the seed only. A completion record, keyed by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
+from pipeline.core.threads import limited
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
 from pipeline.index import IndexSpec
 from pipeline.publish import manifests
@@ -48,9 +49,9 @@ class TrainTask:
     uses_gpu: bool = False
     seed: int = 0
 
-    def open(self, threads: int) -> TrainTask:  # noqa: ARG002 - part of the protocol
+    def open(self, threads: int) -> Callable[[TrainItem], Artifact]:
         """Nothing to load."""
-        return self
+        return limited(self, threads)
 
     def __call__(self, item: TrainItem) -> Artifact:
         """Train and store; return what an earlier run stored when the same went in."""
