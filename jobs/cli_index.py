@@ -8,6 +8,7 @@ import typer
 
 from jobs import index as index_job
 from jobs import output
+from jobs import profile as profile_job
 from jobs.cli_options import Command, Device, Json, RetrainKind, Root, RunnerKind, floats
 from jobs.index_report import index_json, index_lines
 from jobs.progress import Reporter
@@ -79,6 +80,9 @@ def index(
     trial_seconds: Annotated[
         float, typer.Option(min=0.0, help="How long a dry run tries real shards for its estimate.")
     ] = 10.0,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time went and what limits the run.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Extract what is new, drop what is gone, publish one snapshot.
@@ -119,7 +123,10 @@ def index(
         trial_seconds=trial_seconds,
     )
     report = index_job.run_index(options, Reporter())
-    output.emit(index_json(report), as_json=as_json, lines=index_lines(report, dry_run=dry_run))
+    told = profile_job.profile(report) if profile else None
+    data = index_json(report) | ({"profile": told} if told is not None else {})
+    said = index_lines(report, dry_run=dry_run) + (profile_job.lines(told) if told is not None else [])
+    output.emit(data, as_json=as_json, lines=said)
     return report.exit_code
 
 

@@ -62,7 +62,7 @@ def tensor(data: bytes) -> Tensor:
     pixels = torch.from_numpy(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).copy())
     x = pixels.permute(2, 0, 1).float().div(255)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return ((x - mean) / std).unsqueeze(0)
+    return ((x - mean) / std).contiguous().unsqueeze(0)
 
 
 class Files(Dataset[Tensor]):

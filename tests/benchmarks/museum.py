@@ -27,15 +27,17 @@ FILES = {
     "mobilenet_v2": "mobilenet_v2_imagenet_fp16.pth",
     "squeezenet1_0": "squeezenet1_0_imagenet_fp16.pth",
 }
-ROWS: tuple[tuple[str, str, str | None, int | None], ...] = (
-    ("mobilenet_v2", "gem", None, None),
-    ("squeezenet1_0", "gem", None, None),
-    ("mobilenet_v2", "rmac", None, None),
-    ("squeezenet1_0", "rmac", None, None),
-    ("mobilenet_v2", "gem", "pca", None),
-    ("mobilenet_v2", "gem", "pca", 128),
-    ("squeezenet1_0", "gem", "pca", 128),
-    ("mobilenet_v2", "rmac", "pca", 128),
+ROWS: tuple[tuple[str, str, str | None, int | None, str], ...] = (
+    ("mobilenet_v2", "gem", None, None, "fp32"),
+    ("mobilenet_v2", "gem", None, None, "bf16"),
+    ("squeezenet1_0", "gem", None, None, "fp32"),
+    ("squeezenet1_0", "gem", None, None, "bf16"),
+    ("mobilenet_v2", "rmac", None, None, "fp32"),
+    ("squeezenet1_0", "rmac", None, None, "fp32"),
+    ("mobilenet_v2", "gem", "pca", None, "fp32"),
+    ("mobilenet_v2", "gem", "pca", 128, "fp32"),
+    ("squeezenet1_0", "gem", "pca", 128, "fp32"),
+    ("mobilenet_v2", "rmac", "pca", 128, "fp32"),
 )
 
 
@@ -52,7 +54,9 @@ def ground_truth(museum: Path, queries: str, folder: Path) -> Path:
     return path
 
 
-def recipe(data: Path, backbone: str, pooling: str, whiten: str | None, dims: int | None) -> RecipeOptions:
+def recipe(
+    data: Path, backbone: str, pooling: str, whiten: str | None, dims: int | None, precision: str = "fp32"
+) -> RecipeOptions:
     """The settings of one row of the table."""
     return RecipeOptions(
         backbone=backbone,
@@ -61,6 +65,7 @@ def recipe(data: Path, backbone: str, pooling: str, whiten: str | None, dims: in
         resize="longest:384",
         whiten=whiten or "none",
         dims=dims,
+        precision=precision,
         indexes=("flat",),
     )
 
@@ -107,9 +112,9 @@ def keys(index: SearchIndex, vectors: Floats, kind: str, rerank: int) -> list[li
 if __name__ == "__main__":
     real = Path(os.environ["SIGHTLINE_REAL_DATA"])
     with tempfile.TemporaryDirectory() as temporary:
-        print("| backbone | pooling | whitening | qsd1 mAP | qsd2 mAP |\n|---|---|---|---|---|")
-        for backbone, pooling, whiten, dims in ROWS:
-            one, two = scores(real, Path(temporary), recipe(real, backbone, pooling, whiten, dims))
+        print("| backbone | pooling | whitening | precision | qsd1 mAP | qsd2 mAP |\n|---|---|---|---|---|---|")
+        for backbone, pooling, whiten, dims, precision in ROWS:
+            one, two = scores(real, Path(temporary), recipe(real, backbone, pooling, whiten, dims, precision))
             how = f"{whiten} {dims or 'all'}" if whiten else "none"
-            print(f"| {backbone} | {pooling} | {how} | {one:.4f} | {two:.4f} |", flush=True)
+            print(f"| {backbone} | {pooling} | {how} | {precision} | {one:.4f} | {two:.4f} |", flush=True)
         print(recall(real, Path(temporary)))

@@ -90,6 +90,46 @@ def test_i13_an_item_that_kills_every_worker_is_set_aside(runner, tmp_path: Path
     assert sum(o.value is not None for o in outcomes.values()) == 7
 
 
+@dataclass(frozen=True)
+class Overlapping:
+    """Two items per worker; says how many were under way. One item kills its process whatever its company."""
+
+    deadly: int = -1
+    uses_gpu = False
+    depth = 2
+
+    def open(self, threads: int) -> Callable[[int], int]:
+        lock, under_way = threading.Lock(), [0]
+
+        def call(number: int) -> int:
+            with lock:
+                under_way[0] += 1
+            time.sleep(0.1)
+            if number == self.deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with lock:
+                seen = under_way[0]
+            time.sleep(0.1)
+            with lock:
+                under_way[0] -= 1
+            return seen
+
+        return call
+
+
+def test_a_worker_takes_as_many_items_at_a_time_as_its_task_says(runner) -> None:  # type: ignore[no-untyped-def]
+    outcomes = list(runner.map(Overlapping(), range(12)))
+    assert sorted(outcome.item for outcome in outcomes) == list(range(12))
+    assert max(outcome.value for outcome in outcomes) == 2
+
+
+def test_i13_the_company_of_a_deadly_item_is_not_set_aside_with_it(runner) -> None:  # type: ignore[no-untyped-def]
+    outcomes = {outcome.item: outcome for outcome in runner.map(Overlapping(deadly=3), range(12))}
+    assert [item for item, outcome in outcomes.items() if outcome.value is None] == [3]
+    assert outcomes[3].attempts == 3
+    assert max(outcome.attempts for item, outcome in outcomes.items() if item != 3) <= 2, "then it was tried alone"
+
+
 def test_a_task_that_cannot_be_opened_ends_the_run_with_its_own_error(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="mend it"):
         list(runner.map(Work(str(tmp_path), broken=True), [1]))

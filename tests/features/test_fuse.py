@@ -1,0 +1,92 @@
+"""Optimised networks give what the plain ones give: every backbone, in float32 to rounding, in bfloat16 by cosine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.features.backbones import BACKBONES, build_backbone, load_state, random_tensors
+from pipeline.features.fuse import FusedConv, is_optimized, optimized
+from tests.features.test_backbones import NAMES
+
+CPU = torch.device("cpu")
+
+
+def network(name: str) -> nn.Module:
+    """A backbone whose batch norms do something."""
+    made, tensors = build_backbone(name), random_tensors(name, 0)
+    generator = torch.Generator().manual_seed(0)
+    for key, value in tensors.items():
+        if key.endswith("running_mean"):
+            tensors[key] = 0.1 * torch.randn(value.shape, generator=generator)
+        if key.endswith("running_var"):
+            tensors[key] = 0.5 + torch.rand(value.shape, generator=generator)
+    load_state(made, tensors)
+    return made
+
+
+def image(height: int = 97, width: int = 129) -> Tensor:
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backbone_keeps_its_values(name: str) -> None:
+    plain = network(name)
+    with torch.inference_mode():
+        expected = plain(image())
+        found = optimized(plain, CPU, torch.float32)(image())
+        half = optimized(plain, CPU, torch.bfloat16)
+        # A vision transformer stays as it is.
+        in_half = half(image().bfloat16() if is_optimized(half) else image())
+        assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+        assert cosine(found, expected) > 0.9999999
+        assert cosine(in_half.float(), expected) > 0.999
+        assert plain(image()).equal(expected), "the plain network is not touched"
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"), [("resnet50", 49), ("vgg16", 13), ("mobilenet_v2", 45), ("squeezenet1_0", 25)]
+)
+def test_activations_and_sums_are_computed_inside_convolutions(name: str, fused: int) -> None:
+    made = optimized(network(name), CPU, torch.float32)
+    assert sum(isinstance(module, FusedConv) for module in made.modules()) == fused
+    assert not [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert not [module for module in made.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
+
+
+class Awkward(nn.Module):
+    """What must not be fused: a map read twice, a norm over a map read twice, a sum of three, a strange padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding="same")
+        self.three = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.norm, self.relu = nn.BatchNorm2d(8), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        y = self.relu(x) + x
+        z = self.norm(y) + y + self.relu(self.two(y))
+        result: Tensor = self.relu(z + self.three(z)) + self.relu(z + 1.0)
+        return result
+
+
+def test_what_cannot_be_fused_is_left_alone() -> None:
+    torch.manual_seed(0)
+    plain = Awkward().eval().requires_grad_(False)
+    nn.init.normal_(plain.norm.weight)
+    with torch.inference_mode():
+        made = optimized(plain, CPU, torch.float32)
+        torch.testing.assert_close(made(image()), plain(image()), rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_is_fused_for_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = optimized(network("resnet18"), torch.device("meta"), torch.bfloat16)
+    assert not [module for module in made.modules() if isinstance(module, FusedConv | nn.BatchNorm2d)]
+    assert set(BACKBONES) >= {"resnet18"}

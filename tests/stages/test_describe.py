@@ -1,0 +1,141 @@
+"""The engine: batches by shape, two shards at a time, rows in the order of the source, whatever ends first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.errors import BadImageError
+from pipeline.core.stats import Stats, told
+from pipeline.core.types import DescriptorBatch, Image, Reject
+from pipeline.decode import Decoded
+from pipeline.stages.describe import Described, Describer, ExtractOptions
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Toy:
+    """Bytes "H W VALUE" become pixels of that shape; the vector is the value. Remembers what it was asked."""
+
+    dim: int = 1
+    decode_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    passes: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    decoded: list[float] = field(default_factory=list)
+
+    def prepare(self, data: bytes) -> Decoded:
+        height, width, value = map(int, data.split())
+        time.sleep(self.decode_seconds)
+        if value < 0:
+            raise BadImageError("negative")
+        self.decoded.append(time.perf_counter())
+        pixels = np.full((height, width, 3), value, np.uint8)
+        return Decoded(pixels=pixels, width=width, height=height)
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        self.passes.append(tuple(image.pixels.shape for image in images))
+        time.sleep(self.forward_seconds * len(images) * (1 + images[0].pixels[0, 0, 0] % 3))
+        vectors = np.array([[image.pixels[0, 0, 0]] for image in images], np.float32)
+        return DescriptorBatch(vectors=vectors, image_row=np.arange(len(images)))
+
+
+def items(*texts: str) -> Iterator[Image | Reject]:
+    for number, text in enumerate(texts):
+        yield Image(key=f"{number}", uri=f"u/{number}", data=text.encode())
+
+
+def describer(toy: Toy, threads: int = 2, **options: int) -> Describer:
+    return Describer(toy, CPU, threads, ExtractOptions(**options), Stats())  # type: ignore[arg-type]
+
+
+def values(described: Described) -> list[float]:
+    return [float(value) for value in described.vectors[:, 0]]
+
+
+def test_images_of_equal_shape_share_a_pass_and_rows_stay_in_order() -> None:
+    toy = Toy(forward_seconds=0.002)
+    texts = [f"{8 + number % 2} 8 {number}" for number in range(24)]
+    found = describer(toy, batch=4)(items(*texts))
+    assert values(found) == list(range(24))
+    assert [row.key for row in found.images] == [str(number) for number in range(24)]
+    assert all(len(set(shapes)) == 1 and len(shapes) == 4 for shapes in toy.passes)
+
+
+def test_bad_images_are_rejects_and_take_no_row() -> None:
+    found = describer(Toy())(items("8 8 1", "8 8 -1", "8 8 3"))
+    assert (values(found), [reject.reason for reject in found.rejects]) == ([1.0, 3.0], ["negative"])
+
+
+def test_company_is_chosen_by_size() -> None:
+    toy = Toy()
+    describer(toy)(items(*["400 400 1"] * 3, *["16 16 2"] * 70))
+    assert sorted(len(shapes) for shapes in toy.passes) == [1, 1, 1, 6, 64]
+
+
+def test_what_waits_for_company_is_bounded() -> None:
+    toy = Toy()
+    texts = [f"16 {16 + number} 1" for number in range(40)]
+    assert len(values(describer(toy, batch=8, in_flight=3000)(items(*texts)))) == 40
+
+
+def test_the_next_shard_is_decoded_while_the_last_passes_run() -> None:
+    toy = Toy(forward_seconds=0.03)
+    one = describer(toy, batch=1)
+    ends: dict[int, float] = {}
+
+    def work(number: int) -> Described:
+        found = one(items(*[f"8 8 {10 * number + n}" for n in range(6)]))
+        ends[number] = time.perf_counter()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(work, (0, 1)))
+    assert [values(part) for part in found] == [[float(10 * shard + n) for n in range(6)] for shard in (0, 1)]
+    assert sorted(toy.decoded)[6] < min(ends.values()), "the second began before the first had ended"
+
+
+def test_an_error_of_one_shard_leaves_the_next_alone() -> None:
+    one = describer(Toy())
+
+    def broken() -> Iterator[Image | Reject]:
+        yield from items("8 8 1")
+        raise OSError("the source went away")
+
+    with pytest.raises(OSError, match="went away"):
+        one(broken())
+    assert values(one(items("8 8 7"))) == [7.0]
+
+
+def test_a_worker_that_is_stopped_gives_up_at_the_next_image() -> None:
+    one, begun = describer(Toy()), threading.Event()
+
+    def endless() -> Iterator[Image | Reject]:
+        while True:
+            begun.set()
+            yield from items("8 8 1")
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(one, endless())
+        begun.wait(10)
+        one.stop()
+        with pytest.raises(InterruptedError):
+            running.result(timeout=10)
+
+
+def test_statistics_say_what_limited_the_work() -> None:
+    stats = Stats()
+    toy = Toy(decode_seconds=0.02)
+    with stats.spanned("busy_seconds"):
+        Describer(toy, CPU, 1, ExtractOptions(), stats)(items(*["300 300 1"] * 10))
+    found = told(stats.take())
+    assert found["idle_share"] > 0.5
+    assert found["decode_seconds"] > 0.15
+    assert found["queue_depth"] < 1
