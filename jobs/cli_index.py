@@ -38,6 +38,9 @@ def index(
         str | None, typer.Option(help="longest:N, shortest:N, exact:WxH or none. [default: longest:1024]")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of the backbone. [default: fp32]")] = None,
+    decoding: Annotated[
+        str | None, typer.Option(help="full, or reduced: large JPEGs at a fraction of their size. [default: full]")
+    ] = None,
     whiten: Annotated[
         str | None, typer.Option(help="none, pca (fitted on a sample), or FILE[#NAME]. [default: none]")
     ] = None,
@@ -102,6 +105,7 @@ def index(
             scales=floats(scales, "--scales"),
             resize=resize,
             precision=precision,
+            decoding=decoding,
             whiten=whiten,
             whiten_power=whiten_power,
             dims=dims,

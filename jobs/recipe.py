@@ -24,7 +24,7 @@ from pipeline.core.types import Artifact, as_json
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening, from_components
 
-SETTINGS = ("pooling", "gem_p", "resize", "precision", "scales")
+SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
 """Options that are fields of an extractor's settings, by the same name."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 DEFAULT_WEIGHTS = "imagenet"
@@ -45,6 +45,7 @@ class RecipeOptions:
     scales: tuple[float, ...] | None = None
     resize: str | None = None
     precision: str | None = None
+    decoding: str | None = None
     whiten: str | None = None
     whiten_power: float | None = None
     dims: int | None = None

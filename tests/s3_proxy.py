@@ -36,11 +36,12 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """A running proxy; endpoint is where clients go."""
+    """A running proxy; endpoint is where clients go, sent are paths of requests and bytes of their answers."""
 
     endpoint: str
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    sent: list[tuple[str, int]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fault_for(self, method: str, path: str) -> str:
@@ -100,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         return answer.status, headers_back, data
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, kind: str) -> None:
+        if self.command == "GET":
+            self.proxy.sent.append((self.path, len(data)))
         if kind == "flip" and data:
             data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
         length = next((value for name, value in headers if name.lower() == "content-length"), str(len(data)))

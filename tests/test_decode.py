@@ -235,3 +235,31 @@ def test_the_corpus_of_broken_images_is_decoded_or_refused(real_data: Path, capf
     stderr = capfd.readouterr().err
     assert "Warning" not in stderr
     assert "Traceback" not in stderr
+
+
+def test_reduced_decoding_is_close_and_keeps_the_original_s_size() -> None:
+    data = encoded(picture(3, 2400, 1600), "JPEG", quality=92)
+    full, reduced = decode(data, Resize.parse("longest:300")), decode(data, Resize.parse("longest:300"), reduced=True)
+    assert (reduced.width, reduced.height) == (full.width, full.height) == (2400, 1600)
+    assert reduced.pixels.shape == full.pixels.shape == (200, 300, 3)
+    difference = np.abs(reduced.pixels.astype(int) - full.pixels.astype(int))
+    assert 0 < difference.max() <= 6
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("policy", ["longest:4000", "shortest:1600", "exact:2400x1600", "none"])
+def test_reduced_decoding_changes_nothing_where_all_pixels_are_wanted(policy: str) -> None:
+    data = encoded(picture(4, 2400, 1600), "JPEG", quality=92)
+    resize = Resize.parse(policy)
+    np.testing.assert_array_equal(decode(data, resize, reduced=True).pixels, decode(data, resize).pixels)
+
+
+@pytest.mark.parametrize("policy", ["longest:100", "shortest:100", "exact:150x100"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_reduced_decoding_gives_the_size_that_was_asked_for(policy: str, kind: str) -> None:
+    for orientation in (1, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(picture(5, 1200, 800), kind, exif=exif)
+        resize = Resize.parse(policy)
+        assert decode(data, resize, reduced=True).pixels.shape == decode(data, resize).pixels.shape

@@ -42,6 +42,7 @@ class Spec(ExtractSpec):
     projection applies the FC head (DIR's fc, cirtorch's whiten); l2_before_projection is cirtorch's order and DIR's
     norm_features. regional whitens each region (cirtorch's Rpool, with `regional.p` when pooling is gem).
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
+    decoding "reduced" decodes large JPEGs at a fraction of their size, down to twice what `resize` wants.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
     """
 
@@ -63,6 +64,7 @@ class Spec(ExtractSpec):
     std: tuple[float, float, float] = IMAGENET_STD
     center_bias: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    decoding: Literal["full", "reduced"] = "full"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,7 +111,7 @@ class PooledExtractor:
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode and resize; an image that the backbone cannot take at the smallest scale is a BadImageError."""
-        image = decode(data, self._resize)
+        image = decode(data, self._resize, reduced=self.spec.decoding == "reduced")
         height, width = image.pixels.shape[:2]
         shortest = int(min(height, width) * min(*self.spec.scales, 1.0))
         if shortest < self._min_side:
