@@ -82,7 +82,7 @@ class Resize(BaseModel):
         return f"exact:{self.width}x{self.height}" if self.policy == "exact" else f"{self.policy}:{self.size}"
 
 
-REDUCTION_GAP = 2
+REDUCTION_GAP = 1.5
 """A JPEG is decoded at no less than this many times the size that is wanted: what is left is resized with a filter."""
 
 
@@ -98,7 +98,7 @@ def decode(data: bytes, resize: Resize, limits: Limits = Limits(), *, reduced: b
                 raise BadImageError(f"larger than {limits.max_pixels // 1_000_000} megapixels: {width}x{height}")
             if reduced and image.format == "JPEG":
                 across, down = resize.target(width, height)
-                image.draft(None, (REDUCTION_GAP * across, REDUCTION_GAP * down))
+                image.draft(None, (round(REDUCTION_GAP * across), round(REDUCTION_GAP * down)))
             rgb = _turned(image, _resized(_to_rgb(image), resize, _is_turned(image)))
             if _is_turned(image):
                 width, height = height, width

@@ -42,7 +42,7 @@ class Spec(ExtractSpec):
     projection applies the FC head (DIR's fc, cirtorch's whiten); l2_before_projection is cirtorch's order and DIR's
     norm_features. regional whitens each region (cirtorch's Rpool, with `regional.p` when pooling is gem).
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
-    decoding "reduced" decodes large JPEGs at a fraction of their size, down to twice what `resize` wants.
+    decoding "reduced" decodes large JPEGs at a fraction of their size, down to 1.5 times what `resize` wants.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
     """
 
