@@ -46,13 +46,8 @@ test-s3: $(READY) ## Tests against Ceph's S3 gateway (infra/ceph-s3.sh install)
 test-gpu: $(READY) ## Tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(READY) ## Figures of the README; those of photographs if SIGHTLINE_REAL_DATA names them
-	$(BIN)/python -m tests.benchmarks.million
-	$(BIN)/python -m tests.benchmarks.control_plane
-	$(BIN)/python -m tests.benchmarks.increment
-	$(BIN)/python -m tests.benchmarks.ray_scaling
-	$(BIN)/python -m tests.benchmarks.ray_overhead
-	if [ -n "$$SIGHTLINE_REAL_DATA" ]; then $(BIN)/python -m tests.benchmarks.museum; fi
+bench: $(READY) ## Figures of the README into build/; those of photographs if SIGHTLINE_REAL_DATA names them
+	$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -26,6 +26,8 @@ POINTS_PER_LIST = 39
 MAX_SAMPLE = 4_000_000
 OPQ_MIN_ROWS = 10_000
 """Below, the rotation is fitted to noise; measured recall does not gain."""
+OPQ_ROWS = 65_536
+"""So many rows fit the rotation; more do not change it."""
 TABLES = 2 << 30
 """faiss's own bound on the distance tables that it may compute when it reads an index."""
 OVERHEAD = 8
@@ -92,7 +94,7 @@ class Spec(IndexSpec):
             codebook = faiss.ProductQuantizer(dim, self.m, self.nbits)
             codebook.cp.seed, codebook.cp.min_points_per_centroid = seed + 1234, 1
             rotation.pq = codebook
-            rotation.train(points[: min(len(points), 65_536)])
+            rotation.train(points[:OPQ_ROWS])
             index = faiss.IndexPreTransform(rotation, ivf)
         index.train(points)
         ivf.clustering_index = None

@@ -1,6 +1,6 @@
 """Retrieval on real photographs: mAP on the museum queries by descriptor, and recall of the approximate indexes.
 
-Run it by `SIGHTLINE_REAL_DATA=FOLDER python -m tests.benchmarks.museum`; it prints a Markdown table and a recall line.
+Run it by `SIGHTLINE_REAL_DATA=FOLDER python -m tests.benchmarks.museum`; it prints one JSON object.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def scores(data: Path, folder: Path, options: RecipeOptions) -> list[float]:
     return found
 
 
-def recall(data: Path, folder: Path) -> str:
+def recall(data: Path, folder: Path) -> dict[str, float]:
     """Recall@10 of the approximate kinds, re-ranking a tenth of museum + grocery, every image asked for."""
     both = folder / "both"
     both.mkdir()
@@ -99,7 +99,7 @@ def recall(data: Path, folder: Path) -> str:
         exact = keys(index, vectors, "flat", 0)
         depth = index.images // 10
         found = {kind: ann_recall(keys(index, vectors, kind, depth), exact, 10) for kind in ("ivfpq", "lsh")}
-    return f"{index.images} images, {depth} re-ranked: " + ", ".join(f"{k} recall@10 {v:.4f}" for k, v in found.items())
+    return {f"{kind}, {depth} of {index.images} re-ranked: recall@10": round(value, 4) for kind, value in found.items()}
 
 
 def keys(index: SearchIndex, vectors: Floats, kind: str, rerank: int) -> list[list[str]]:
@@ -111,10 +111,12 @@ def keys(index: SearchIndex, vectors: Floats, kind: str, rerank: int) -> list[li
 
 if __name__ == "__main__":
     real = Path(os.environ["SIGHTLINE_REAL_DATA"])
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        print("| backbone | pooling | whitening | precision | qsd1 mAP | qsd2 mAP |\n|---|---|---|---|---|---|")
         for backbone, pooling, whiten, dims, precision in ROWS:
             one, two = scores(real, Path(temporary), recipe(real, backbone, pooling, whiten, dims, precision))
-            how = f"{whiten} {dims or 'all'}" if whiten else "none"
-            print(f"| {backbone} | {pooling} | {how} | {precision} | {one:.4f} | {two:.4f} |", flush=True)
-        print(recall(real, Path(temporary)))
+            whitening = f"{whiten} {dims or 'all'}" if whiten else "none"
+            how = f"{backbone} {pooling}, whitening {whitening}, {precision}"
+            figures |= {f"{how}: mAP qsd1": round(one, 4), f"{how}: mAP qsd2": round(two, 4)}
+        figures |= recall(real, Path(temporary))
+    print(json.dumps(figures, indent=1))
