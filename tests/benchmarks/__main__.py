@@ -19,7 +19,17 @@ from typing import Any
 import torch
 
 OUT = Path(__file__).parents[2] / "build"
-NAMES = ("extraction", "memory", "million", "faiss_ratio", "increment", "control_plane", "ray_scaling", "ray_overhead")
+NAMES = (
+    "extraction",
+    "memory",
+    "million",
+    "growth",
+    "faiss_ratio",
+    "increment",
+    "control_plane",
+    "ray_scaling",
+    "ray_overhead",
+)
 WITH_PHOTOGRAPHS = ("museum",)
 
 
