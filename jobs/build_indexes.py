@@ -17,12 +17,13 @@ from pipeline.publish.recipe import Recipe
 from pipeline.run.base import Runner
 from pipeline.stages.fill_index import FillItem, FillTask, groups, unheld
 from pipeline.stages.kinds import index_specs
-from pipeline.stages.train_index import TrainTask, train_item
+from pipeline.stages.train_index import TRAIN_BYTES, TrainTask, train_item
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """rows_per_index_shard bounds the files; memory_bytes is the budget of all index shards of a kind, loaded.
+    """rows_per_index_shard bounds the files; memory_bytes is the budget of all index shards of a kind, loaded;
+    train_bytes that of a training.
 
     retrain: kinds whose trained index is not taken up again.
     """
@@ -30,6 +31,7 @@ class BuildOptions:
     root: str
     rows_per_index_shard: int = 2_000_000
     memory_bytes: int | None = None
+    train_bytes: int = TRAIN_BYTES
     retrain: frozenset[str] = frozenset()
 
 
@@ -80,7 +82,9 @@ def _train(
 ) -> dict[str, Artifact]:
     """Train the kinds that have no trained index yet; return kind -> artifact."""
     missing = [spec for spec in index_specs(recipe) if spec.kind not in already]
-    items = [train_item(spec, files, memory_bytes=options.memory_bytes) for spec in missing]
+    items = [
+        train_item(spec, files, memory_bytes=options.memory_bytes, train_bytes=options.train_bytes) for spec in missing
+    ]
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:
         for on_gpu in (True, False):

@@ -70,6 +70,7 @@ def index(
     files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
     rows_per_index_shard: Annotated[int, typer.Option(min=1, help="Bound on an index shard.")] = 2_000_000,
     index_memory: Annotated[float | None, typer.Option(help="GB that a loaded ivfpq index may take in all.")] = None,
+    train_memory: Annotated[float, typer.Option(min=0.01, help="GB that the sample of a training may take.")] = 4.0,
     max_reject_rate: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Publish nothing (exit 4) past this rate.")
     ] = None,
@@ -120,6 +121,7 @@ def index(
         packing=Packing(files=files_per_shard),
         rows_per_index_shard=rows_per_index_shard,
         memory_bytes=int(index_memory * 1e9) if index_memory is not None else None,
+        train_bytes=int(train_memory * (1 << 30)),
         max_reject_rate=max_reject_rate,
         retrain=retrain.value,
         replace_source=replace_source,

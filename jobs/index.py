@@ -30,13 +30,15 @@ from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.kinds import source_spec
+from pipeline.stages.train_index import TRAIN_BYTES
 
 Retrain = Literal["auto", "never", "always"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """A run, as a value. rows_per_index_shard bounds index shards; memory_bytes is the budget of a loaded index.
+    """A run, as a value. rows_per_index_shard bounds index shards; memory_bytes is the budget of a loaded index,
+    train_bytes that of training one.
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
@@ -50,6 +52,7 @@ class IndexOptions:
     packing: Packing = field(default_factory=Packing)
     rows_per_index_shard: int = 2_000_000
     memory_bytes: int | None = None
+    train_bytes: int = TRAIN_BYTES
     max_reject_rate: float | None = None
     retrain: Retrain = "auto"
     replace_source: bool = False
@@ -187,6 +190,7 @@ def _run_options(options: IndexOptions) -> RunOptions:
         extract=options.extract,
         rows_per_index_shard=options.rows_per_index_shard,
         memory_bytes=options.memory_bytes,
+        train_bytes=options.train_bytes,
         max_reject_rate=options.max_reject_rate,
         retrain=options.retrain,
     )

@@ -48,6 +48,7 @@ class RunOptions:
     extract: ExtractOptions
     rows_per_index_shard: int
     memory_bytes: int | None
+    train_bytes: int
     max_reject_rate: float | None
     retrain: str
 
@@ -185,6 +186,7 @@ class IndexRun:
             root=self.options.root,
             rows_per_index_shard=self.options.rows_per_index_shard,
             memory_bytes=self.options.memory_bytes,
+            train_bytes=self.options.train_bytes,
             retrain=frozenset(spec.kind for spec in recipe.indexes)
             if self.options.retrain == "always"
             else frozenset(),

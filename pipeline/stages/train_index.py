@@ -76,14 +76,30 @@ class TrainTask:
         return digest_of({**what, "sample": sample})
 
 
-def train_item(spec: IndexSpec, descriptors: pa.Table, *, memory_bytes: int | None, seed: int = 0) -> TrainItem:
+TRAIN_BYTES = 4 << 30
+"""Budget of a training, unless one is stated."""
+COPIES = 2
+"""The sample in float32, and the same rotated."""
+
+
+def train_item(
+    spec: IndexSpec,
+    descriptors: pa.Table,
+    *,
+    memory_bytes: int | None,
+    train_bytes: int = TRAIN_BYTES,
+    seed: int = 0,
+) -> TrainItem:
     """Choose the settings of a kind from the size of the collection, and the files its sample comes from.
 
-    descriptors: the descriptor files (see publish/manifests.py); they hold at least one row.
+    descriptors: the descriptor files (see publish/manifests.py); they hold at least one row. train_bytes bounds the
+    sample, and with it the memory of training, whatever the size of the collection.
     """
     rows = manifests.total(descriptors, "rows")
-    resolved = spec.resolve(rows=max(1, rows), dim=descriptors["dim"][0].as_py(), memory_bytes=memory_bytes)
-    wanted = min(rows, resolved.sample_rows(rows))
+    dim = descriptors["dim"][0].as_py()
+    resolved = spec.resolve(rows=max(1, rows), dim=dim, memory_bytes=memory_bytes)
+    most = max(1, train_bytes // (COPIES * np.dtype(np.float32).itemsize * dim))
+    wanted = min(rows, resolved.sample_rows(rows), most)
     return TrainItem(spec=resolved, files=sample_files(descriptors, wanted, seed), rows=wanted)
 
 

@@ -1,0 +1,123 @@
+"""HNSW: a navigable graph over the vectors (Malkov, Yashunin). The quickest kind at high recall, and the largest.
+
+An index shard is built by one thread, so that its bytes do not depend on timing; shards are built side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import faiss
+import numpy as np
+from pydantic import Field
+from threadpoolctl import threadpool_limits
+
+from pipeline.core.types import Floats, Ints
+from pipeline.index import IndexSpec, _faiss
+
+OVERHEAD = 24
+"""Bytes per row beside vector and links: the id, the level and where the links begin."""
+
+
+class Spec(IndexSpec):
+    """m links per vector (2 m on the lowest level); ef_*: candidates kept while building and searching.
+
+    storage: of the vectors inside; scores are inner products with them.
+    """
+
+    m: int = Field(default=32, ge=4, le=128)
+    ef_construction: int = Field(default=128, ge=8, le=2048)
+    ef_search: int = Field(default=96, ge=1, le=4096)
+    storage: Literal["float16", "float32"] = "float16"
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
+        """Nothing to choose: a graph cannot be made smaller to fit a budget."""
+        return self
+
+    def row_bytes(self, dim: int) -> int:
+        """The vector, its links and what goes with them."""
+        return dim * (2 if self.storage == "float16" else 4) + 2 * self.m * 4 + OVERHEAD
+
+    def sample_rows(self, rows: int) -> int:  # noqa: ARG002 - no training
+        """No training data."""
+        return 0
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:  # noqa: ARG002 - no training
+        """Write the empty graph; its levels are drawn by a generator of its own seed."""
+        graph: Any
+        if self.storage == "float16":
+            graph = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, self.m, faiss.METRIC_INNER_PRODUCT)
+            graph.train(np.zeros((1, dim), np.float32))
+        else:
+            graph = faiss.IndexHNSWFlat(dim, self.m, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction, graph.hnsw.efSearch = self.ef_construction, self.ef_search
+        _faiss.write(faiss.IndexIDMap(graph), path)
+
+    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+        """Build the graph over all vectors at once: the order in which a graph grows is part of what it becomes."""
+        index = _faiss.read(trained)
+        parts = [(vectors, ids) for vectors, ids in _faiss.numbered(batches) if len(vectors)]
+        if parts:
+            vectors, ids = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            with threadpool_limits(1):
+                index.add_with_ids(vectors, ids)
+        _faiss.write(index, path)
+        return int(index.ntotal)
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Build the graph anew over the vectors of all parts: graphs cannot be joined.
+
+        A graph that was just read draws its levels from the beginning, so the result is that of building the whole.
+        """
+        vectors, ids, merged = [], [], None
+        for part, positions in parts:
+            index = _faiss.read(part)
+            graph = faiss.downcast_index(index.index)
+            vectors.append(graph.reconstruct_n(0, graph.ntotal) if graph.ntotal else np.zeros((0, index.d), np.float32))
+            ids.append(_faiss.shifted(faiss.vector_to_array(index.id_map), positions))
+            merged = index
+        assert merged is not None, "there is something to merge"
+        merged.reset()
+        stacked = np.concatenate(vectors)
+        if len(stacked):
+            with threadpool_limits(1):
+                merged.add_with_ids(stacked, np.concatenate(ids))
+        _faiss.write(merged, path)
+        return int(merged.ntotal)
+
+    def load(self, path: Path, *, rows: int, dim: int) -> HnswSearcher:
+        """Open for searching."""
+        index = _faiss.read(path)
+        _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIDMap,))
+        graph = faiss.downcast_index(index.index)
+        _faiss.expect(path, graph, rows=rows, dim=dim, types=(faiss.IndexHNSWSQ, faiss.IndexHNSWFlat))
+        return HnswSearcher(index, graph, self.ef_search)
+
+
+class HnswSearcher:
+    """See pipeline.index.Searcher."""
+
+    def __init__(self, index: Any, graph: Any, ef_search: int) -> None:
+        self._index, self._storage, self._ef = index, faiss.downcast_index(graph.storage), ef_search
+        self._ids = faiss.vector_to_array(index.id_map)
+        self.rows, self.dim = int(index.ntotal), int(index.d)
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Walk the graph; where that finds fewer than there are, look at every vector."""
+        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        keep = _faiss.selector(exclude)
+        parameters = faiss.SearchParametersHNSW(
+            efSearch=max(self._ef, 2 * k), **({"sel": keep[0]} if keep is not None else {})
+        )
+        scores, ids = self._index.search(queries, k, params=parameters)
+        short = np.flatnonzero((ids < 0).sum(axis=1) > max(0, k - (self.rows - len(exclude))))
+        if len(short):
+            scores[short], ids[short] = self._scan(queries[short], k, exclude)
+        return _faiss.in_order(scores, ids)
+
+    def _scan(self, queries: Floats, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+        live = faiss.IDSelectorBatch(np.flatnonzero(~np.isin(self._ids, exclude)))
+        scores, rows = self._storage.search(queries, k, params=faiss.SearchParameters(sel=live))
+        return scores, np.where(rows < 0, -1, self._ids[rows])

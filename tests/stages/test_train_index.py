@@ -1,0 +1,34 @@
+"""Training: the sample is bounded by a budget, and drawn without reading every file."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.core.types import Artifact, DescriptorFile
+from pipeline.index.ivfpq import Spec
+from pipeline.publish import manifests
+from pipeline.stages.train_index import COPIES, SPREAD, train_item
+
+
+def files(count: int, rows: int, dim: int) -> list[DescriptorFile]:
+    counts = {"rows": rows, "indexed": rows, "rejected": 0, "duplicates": 0}
+    artifact = Artifact(uri="descriptors/x.parquet", sha256="0" * 64, bytes=1)
+    return [
+        DescriptorFile(shard_id=f"{n:05d}", writer="w", artifact=artifact, dim=dim, dtype="float16", **counts)
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("dim", [128, 2048])
+def test_the_sample_stays_within_its_budget_whatever_the_collection(dim: int) -> None:
+    table = manifests.descriptor_table(files(20_000, 5_000, dim))
+    item = train_item(Spec(), table, memory_bytes=None, train_bytes=1 << 30)
+    assert 4 * COPIES * dim * item.rows <= 1 << 30
+    assert item.rows > 0.9 * min((1 << 30) / (4 * COPIES * dim), Spec().resolve(rows=10**8, dim=dim).sample_rows(10**8))
+    held = 5_000 * len(item.files)
+    assert SPREAD * item.rows <= held <= SPREAD * item.rows + 5_000, "few files are read"
+
+
+def test_a_small_collection_is_its_own_sample() -> None:
+    item = train_item(Spec(), manifests.descriptor_table(files(3, 100, 64)), memory_bytes=None)
+    assert (item.rows, len(item.files)) == (300, 3)
