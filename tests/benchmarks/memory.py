@@ -1,11 +1,10 @@
-"""Peak memory of extraction by the size of the collection and of its shards, each run in a process of its own.
+"""Peak memory of an extract worker by the size of the collection and of its shards, each run in a process of its own.
 
 Run it by `python -m tests.benchmarks.memory [IMAGES]`; it prints one JSON object: gigabytes, and their ratios.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import subprocess
@@ -13,9 +12,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jobs.index import IndexOptions, run_index
-from jobs.progress import Reporter
-from tests.builders import QUICK, jpeg, tar_bytes
+from jobs.weights import named_weights
+from pipeline.core.local import LocalStore
+from pipeline.core.types import Entry, Shard
+from pipeline.extract.pooled import Spec as PooledSpec
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.recipe import Recipe
+from pipeline.run.inline import InlineRunner
+from pipeline.sources.tar import Spec as TarSpec
+from pipeline.stages.extract import ExtractTask
+from tests.builders import jpeg, tar_bytes
 
 
 def collection(folder: Path, images: int, per_shard: int) -> Path:
@@ -28,14 +34,26 @@ def collection(folder: Path, images: int, per_shard: int) -> Path:
     return folder
 
 
-def one(source: str, root: str) -> float:
-    """Index in this process; return its peak in gigabytes."""
-    run_index(IndexOptions(source=source, root=root, recipe=QUICK), Reporter(io.StringIO()))
+def one(source: Path, root: Path) -> float:
+    """Extract all shards in this process, as a worker does; return its peak in gigabytes."""
+    store = LocalStore(str(root))
+    weights = Catalog(store).put_artifact(named_weights("squeezenet1_1", "random:0").to_bytes(), "model.safetensors")
+    spec = PooledSpec(backbone="squeezenet1_1", weights=weights, resize="longest:64")
+    task = ExtractTask(root=str(root), location=str(source), recipe=Recipe(source=TarSpec(), extractor=spec))
+    for outcome in InlineRunner().map(task, map(shard, sorted(source.iterdir()))):
+        assert outcome.value is not None, outcome.error
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def shard(path: Path) -> Shard:
+    """A tar as a plan would have it."""
+    size = path.stat().st_size
+    entry = Entry(path=path.name, size=size, etag="1")
+    return Shard(id=path.stem, uri=path.name, bytes=size, etag="1", entries=(entry,))
+
+
 def peak(folder: Path, images: int, per_shard: int) -> float:
-    """Index a new collection in a new process; return that one's peak."""
+    """Extract a new collection in a new process; return that one's peak."""
     source = collection(folder / f"src-{images}-{per_shard}", images, per_shard)
     root = folder / f"root-{images}-{per_shard}"
     command = [sys.executable, "-m", __spec__.name, "--one", str(source), str(root)]
@@ -59,7 +77,7 @@ def main(images: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(one(sys.argv[2], sys.argv[3]))
+        print(one(Path(sys.argv[2]), Path(sys.argv[3])))
     else:
         result = main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
         print(json.dumps({key: round(value, 4) for key, value in result.items()}))
