@@ -20,8 +20,8 @@ from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.fetch import readers
 from pipeline.stages.kinds import index_spec
-from pipeline.table import DescriptorReader
 
 _STREAM_ROWS = 1 << 15
 
@@ -77,12 +77,10 @@ class FillTask:
 
 
 def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tuple[int, Floats]]:
-    """Yield (position, vectors), a bounded number of rows at a time and one downloaded file at a time."""
-    for position, file in enumerate(files):
-        with staging.folder() as folder:
-            reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
-            for batch in reader.batches(_STREAM_ROWS):
-                yield position, batch
+    """Yield (position, vectors), a bounded number of rows at a time."""
+    for position, reader in enumerate(readers(catalog, files)):
+        for batch in reader.batches(_STREAM_ROWS):
+            yield position, batch
 
 
 def unheld(lists: Lists, kind: str) -> Ints:

@@ -21,10 +21,10 @@ from pipeline.index import IndexSpec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.fetch import readers
 from pipeline.stages.fit import seeded_order
-from pipeline.table import DescriptorReader
 
-SPREAD = 4
+SPREAD = 2
 """A sample is drawn from files that hold at least this many times its rows: few files, still a mixture."""
 
 
@@ -131,10 +131,9 @@ def sample_places(counts: Sequence[int], wanted: int, seed: int) -> list[Ints]:
 
 def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, seed: int) -> Floats:
     """Return `rows` vectors (rows, d) drawn without replacement from all rows of the files, in file order."""
+    places = sample_places([file.rows for file in files], rows, seed)
+    drawn = [(file, mine) for file, mine in zip(files, places, strict=True) if len(mine)]
     parts = []
-    for file, mine in zip(files, sample_places([file.rows for file in files], rows, seed), strict=True):
-        if len(mine):
-            with staging.folder() as folder:
-                reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
-                parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
+    for (file, mine), reader in zip(drawn, readers(catalog, [file for file, _ in drawn]), strict=True):
+        parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
     return np.concatenate(parts)
