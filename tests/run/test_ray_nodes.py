@@ -33,8 +33,10 @@ QUICK_DEATH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_m
 
 EACH = 10
 
+Content = tuple[list[tuple[str, str]], list[str], int]
 
-def content(root: str) -> tuple[list[tuple[str, str]], list[str], int]:
+
+def content(root: str) -> Content:
     """What is published: descriptor files and index shards by their bytes, and the number of images."""
     catalog = Catalog(open_store(root))
     head = catalog.require_head()
@@ -56,15 +58,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def museum(real_data: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def museum(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real paintings in tars of ten."""
     paths = sorted((real_data / "museum" / "BBDD").glob("*.jpg"))
     tars = {
         f"{start:04d}.tar": tar_bytes({path.name: path.read_bytes() for path in paths[start : start + EACH]})
         for start in range(0, len(paths), EACH)
     }
-    return write_files(tmp_path / "src", tars)
+    return write_files(tmp_path_factory.mktemp("museum") / "src", tars)
 
 
 def settings(real_data: Path, resize: str) -> list[str]:
@@ -72,9 +74,17 @@ def settings(real_data: Path, resize: str) -> list[str]:
     return ["--backbone", "squeezenet1_0", "--weights", str(weights), "--resize", resize]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick(real_data: Path) -> list[str]:
     return [*settings(real_data, "longest:224"), "--indexes", "flat,ivfpq"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(museum: Path, quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Content:
+    """What one process publishes with `quick` settings."""
+    root = tmp_path_factory.mktemp("undisturbed") / "root"
+    inline(str(museum), str(root), *quick)
+    return content(str(root))
 
 
 @pytest.fixture
@@ -123,14 +133,13 @@ def test_three_nodes_with_gpus_publish_to_s3_what_one_process_does(
 
 
 def test_nodes_in_namespaces_of_their_own_publish_what_one_process_does(
-    apart: Nodes, museum: Path, tmp_path: Path, quick: list[str]
+    apart: Nodes, museum: Path, tmp_path: Path, quick: list[str], undisturbed: Content
 ) -> None:
     apart.head(cpus=0)
     apart.add(cpus=1, gpus=1)
     apart.add(cpus=1, gpus=1)
     apart.index(str(museum), str(tmp_path / "three"), *quick)
-    inline(str(museum), str(tmp_path / "one"), *quick)
-    assert content(str(tmp_path / "three")) == content(str(tmp_path / "one"))
+    assert content(str(tmp_path / "three")) == undisturbed
 
 
 def kill_a_worker(nodes: Nodes) -> None:
@@ -145,7 +154,12 @@ def kill_a_raylet(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("kill", [kill_a_worker, kill_a_raylet])
 def test_a_process_killed_at_work_costs_at_most_its_shard(
-    nodes: Nodes, museum: Path, tmp_path: Path, quick: list[str], kill: Callable[[Nodes], None]
+    nodes: Nodes,
+    museum: Path,
+    tmp_path: Path,
+    quick: list[str],
+    undisturbed: Content,
+    kill: Callable[[Nodes], None],
 ) -> None:
     root = tmp_path / "root"
     nodes.head(cpus=1)
@@ -157,15 +171,14 @@ def test_a_process_killed_at_work_costs_at_most_its_shard(
     report, said = ended(run)
     assert "a worker was lost" in said
     assert report["images"]["indexed"] == 287
-    inline(str(museum), str(tmp_path / "one"), *quick)
-    assert content(str(root)) == content(str(tmp_path / "one"))
+    assert content(str(root)) == undisturbed
     shards = len(list(museum.iterdir()))
     assert len(written(root, ".json")) == shards
     assert len(written(root, ".parquet")) <= shards + 1, "at most one shard was done twice"
 
 
 def test_a_killed_driver_is_followed_by_a_run_that_does_the_rest(
-    nodes: Nodes, museum: Path, tmp_path: Path, quick: list[str]
+    nodes: Nodes, museum: Path, tmp_path: Path, quick: list[str], undisturbed: Content
 ) -> None:
     root = tmp_path / "root"
     nodes.head(cpus=2)
@@ -180,8 +193,7 @@ def test_a_killed_driver_is_followed_by_a_run_that_does_the_rest(
     assert done < shards, "it was killed at work"
     report, _ = nodes.index(str(museum), str(root), *quick, "--workers", "2")
     assert report["images"]["indexed"] == 287
-    inline(str(museum), str(tmp_path / "one"), *quick)
-    assert content(str(root)) == content(str(tmp_path / "one"))
+    assert content(str(root)) == undisturbed
     assert len(written(root, ".parquet")) <= shards + 2, "each of two workers lost at most its shard"
 
 
@@ -189,11 +201,10 @@ def test_a_node_that_is_cut_off_and_goes_on_writing_changes_nothing(
     apart: Nodes, museum: Path, tmp_path: Path, slow: list[str]
 ) -> None:
     root = tmp_path / "root"
-    for path in sorted(museum.iterdir())[8:]:
-        path.unlink()
+    source = write_files(tmp_path / "src", {path.name: path.read_bytes() for path in sorted(museum.iterdir())[:8]})
     apart.head(cpus=0)
     lost = apart.add(cpus=1)
-    run = apart.start_index(str(museum), str(root), *slow, "--workers", "1")
+    run = apart.start_index(str(source), str(root), *slow, "--workers", "1")
     wait_for(lambda: len(written(root, ".json")) >= 1)
     time.sleep(0.5)
     before = len(written(root, ".json"))
@@ -206,11 +217,11 @@ def test_a_node_that_is_cut_off_and_goes_on_writing_changes_nothing(
     lost.mend()
     assert "a worker was lost" in said
     assert (report["images"]["indexed"], report["set_aside"]) == (8 * EACH, {})
-    inline(str(museum), str(tmp_path / "one"), *slow)
+    inline(str(source), str(tmp_path / "one"), *slow)
     assert content(str(root)) == content(str(tmp_path / "one"))
     assert len(written(root, ".json")) == 8
     assert len(written(root, ".parquet")) <= 8 + 1
-    assert not apart.index(str(museum), str(root), *slow)[0]["published"], "there is nothing left to do"
+    assert not apart.index(str(source), str(root), *slow)[0]["published"], "there is nothing left to do"
 
 
 PUSH, LEASE, STATUS = (
@@ -226,14 +237,13 @@ CALLS = [[PUSH], [LEASE], [STATUS]] if os.environ.get("SIGHTLINE_THOROUGH") else
 @pytest.mark.parametrize("when", ["req", "resp"])
 @pytest.mark.parametrize("calls", CALLS)
 def test_ray_calls_that_fail_change_nothing(
-    tmp_path: Path, museum: Path, quick: list[str], calls: list[str], when: str
+    tmp_path: Path, museum: Path, quick: list[str], undisturbed: Content, calls: list[str], when: str
 ) -> None:
     odds = {"req_failure_prob": 0, "resp_failure_prob": 0, "in_flight_failure_prob": 0, f"{when}_failure_prob": 100}
     faults = {call: {"num_failures": 2, **odds} for call in calls}
     nodes = Nodes(tmp_path, {"RAY_testing_rpc_failure": json.dumps(faults)})
     try:
-        nodes.head(cpus=1)
-        nodes.add(cpus=1)
+        nodes.head(cpus=2)
         root = tmp_path / "root"
         report, said = nodes.index(str(museum), str(root), *quick, "--workers", "2")
     finally:
@@ -241,8 +251,7 @@ def test_ray_calls_that_fail_change_nothing(
     if PUSH in calls:
         assert "a worker was lost" in said, "the fault was met"
     assert (report["images"]["indexed"], report["set_aside"]) == (287, {})
-    inline(str(museum), str(tmp_path / "one"), *quick)
-    assert content(str(root)) == content(str(tmp_path / "one"))
+    assert content(str(root)) == undisturbed
 
 
 def test_the_token_is_wanted(nodes: Nodes, tmp_path: Path) -> None:
