@@ -1,13 +1,15 @@
-"""LSH: sign bits of random projections (a rotation), ranked by Hamming distance. Small, quick to build, approximate.
+"""LSH: sign bits of projections, ranked by Hamming distance. Small, quick to build, approximate; scanned whole.
 
-Codes are scanned whole; there is nothing to train but the seed of the rotation, and the bits' thresholds if asked for.
+Projections are random (a rotation), with thresholds at the medians of a sample, or learned by ITQ: a PCA, turned so
+that its signs lose least (Gong, Lazebnik, "Iterative quantization", 2011). ITQ gives more per bit, and no more bits
+than dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import faiss
 import numpy as np
@@ -23,22 +25,28 @@ _TRAIN_ROWS = 65_536
 
 
 class Spec(IndexSpec):
-    """nbits per vector (None: twice the dimension, within 256..4096). thresholds: split each bit at its median."""
+    """nbits per vector (None: twice the dimension, within 256..4096; for itq the dimension).
+
+    thresholds: split each bit of a random projection at its median.
+    """
 
     nbits: int | None = Field(default=None, ge=8, le=1 << 16)
     thresholds: bool = True
+    rotation: Literal["random", "itq"] = "random"
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nbits from the dimension, within the memory budget; UserError when the budget has no room."""
+        if self.rotation == "itq" and (dim < 8 or (self.nbits or 0) > dim):
+            raise UserError(f"lsh itq over {dim} dimensions", "gives 8 to as many bits", "use random")
         if self.nbits is not None:
             if self.nbits % 8:
                 raise UserError(f"lsh nbits {self.nbits}", "is not a multiple of 8", f"use {self.nbits // 8 * 8 + 8}")
             return self
-        bits = min(MAX_BITS, max(MIN_BITS, 2 * dim))
+        bits = min(MAX_BITS, max(MIN_BITS, 2 * dim) if self.rotation == "random" else dim)
         if memory_bytes is not None:
             bits = min(bits, 8 * memory_bytes // rows - 64)
         bits = bits // 8 * 8
-        if bits < 64:
+        if bits < (64 if self.rotation == "random" else 8):
             raise UserError(f"lsh over {rows} rows", "does not fit the memory budget", "give it 16 bytes per image")
         return self.model_copy(update={"nbits": bits})
 
@@ -49,17 +57,21 @@ class Spec(IndexSpec):
 
     def sample_rows(self, rows: int) -> int:
         """Enough for medians."""
-        return min(rows, _TRAIN_ROWS) if self.thresholds else 0
+        return min(rows, _TRAIN_ROWS) if self.thresholds or self.rotation == "itq" else 0
 
     def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
-        """Draw the rotation, and set the thresholds to the sample's medians."""
+        """Draw the rotation, and set the thresholds to the sample's medians; or learn it."""
         assert self.nbits is not None, "settings are resolved before training"
+        points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
+        if self.rotation == "itq":
+            _faiss.write(faiss.IndexIDMap(_itq(points, dim, self.nbits, seed)), path)
+            return
         index = faiss.IndexLSH(dim, self.nbits, True, self.thresholds)
         # The last bits of a factorisation depend on how it is split, and the rotation is to depend on the seed alone.
         with threadpool_limits(1):
             index.rrot.init(seed + 5)
             if self.thresholds:
-                index.train(np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32)))
+                index.train(points)
         index.is_trained = True
         _faiss.write(faiss.IndexIDMap(index), path)
 
@@ -77,8 +89,21 @@ class Spec(IndexSpec):
         index = _faiss.read(path)
         _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIDMap,))
         inner = faiss.downcast_index(index.index)
-        _faiss.expect(path, inner, rows=rows, dim=dim, types=(faiss.IndexLSH,))
-        return LshSearcher(index, inner)
+        _faiss.expect(path, inner, rows=rows, dim=dim, types=(faiss.IndexLSH, faiss.IndexPreTransform))
+        codes = faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
+        _faiss.expect(path, codes, rows=rows, dim=codes.d, types=(faiss.IndexLSH,))
+        return LshSearcher(index, codes)
+
+
+def _itq(points: Floats, dim: int, bits: int, seed: int) -> Any:
+    """Return an empty index of ITQ codes, learned from points (n, dim)."""
+    transform = faiss.ITQTransform(dim, bits, True)
+    transform.itq.seed = seed + 123
+    # PCA wants more points than directions: a small collection is repeated, which leaves its covariance as it is.
+    enough = np.resize(points, (max(len(points), 2 * dim), dim)) if len(points) < 2 * dim else points
+    with threadpool_limits(1):
+        transform.train(np.ascontiguousarray(enough))
+    return faiss.IndexPreTransform(transform, faiss.IndexLSH(bits, bits, False, False))
 
 
 class LshSearcher:
