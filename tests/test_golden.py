@@ -12,6 +12,7 @@ import torch
 from pipeline.core.specs import kinds, spec_class
 from pipeline.core.types import Artifact
 from pipeline.extract.pooled import Spec as PooledSpec
+from pipeline.extract.precomputed import Spec as PrecomputedSpec
 from pipeline.features.pooling import gem, mac, power_mean, signed_power_mean, spoc
 from pipeline.features.regions import regional
 from pipeline.index.flat import Spec as FlatSpec
@@ -70,6 +71,7 @@ def fingerprints() -> dict[str, str]:
         f"{family}.{kind}": spec_class(family, kind)().fingerprint for family in families for kind in kinds(family)
     }
     found["pipeline.extract.pooled"] = pooled.fingerprint
+    found["pipeline.extract.precomputed"] = PrecomputedSpec(dim=512, origin="a model").fingerprint
     found["recipe, declared"] = recipe.fingerprint
     found["recipe, fitted"] = recipe.model_copy(update={"whiten": whitened}).fingerprint
     found["recipe, descriptors"] = recipe.descriptor_id

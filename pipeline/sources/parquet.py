@@ -1,4 +1,5 @@
-"""Parquet files that hold encoded images, in the layout of Hugging Face datasets or as a plain column of bytes.
+"""Parquet files that hold encoded images, in the layout of Hugging Face datasets or as a plain column of bytes; or
+vectors, as a column of lists of numbers, which are handed over as float32 (see extract/precomputed.py).
 
 Streamed in small batches. Plain Arrow storage only: extension types are read as what they store, never interpreted.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,10 +23,12 @@ SUFFIX = ".parquet"
 COLUMN_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "data")
 """Names that a column of encoded images goes by when it is not a struct of bytes and path."""
 _BATCH_ROWS = 64
+_VECTOR_ROWS = 4096
 
 
 class Spec(SourceSpec):
-    """image_column "" finds the column; key_column names images, else the struct's path, else the row number.
+    """image_column "" finds the column, of images or else of vectors; key_column names images, else the struct's path,
+    else the row number.
 
     Every row is wanted unless `match` says otherwise. The key is "<parquet path>/<name>".
     """
@@ -73,11 +77,12 @@ class ParquetSource:
             raise ShardError(f"has no column {keys!r}, only {', '.join(file.schema_arrow.names)}")
         uri = self._containers.uri(entry)
         number = 0
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[column, *([keys] if keys else [])]):
+        rows = _VECTOR_ROWS if _is_vector(file.schema_arrow.field(column)) else _BATCH_ROWS
+        for batch in file.iter_batches(batch_size=rows, columns=[column, *([keys] if keys else [])]):
             names = batch.column(batch.schema.get_field_index(keys)).to_pylist() if keys else [None] * batch.num_rows
             values = _storage(batch.column(batch.schema.get_field_index(column)))
             for value, name in zip(values, names, strict=True):
-                item = _item(value.as_py(), name, number, entry.path, uri)
+                item = _item(_plain_value(value), name, number, entry.path, uri)
                 if not self._spec.match or self._spec.wants(item.key):
                     yield item
                 number += 1
@@ -85,6 +90,13 @@ class ParquetSource:
 
 def _storage(column: pa.Array) -> pa.Array:
     return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _plain_value(value: pa.Scalar) -> Any:
+    """Return the bytes, the struct, or a vector as little-endian float32."""
+    if isinstance(value, pa.ListScalar) and value.is_valid:
+        return np.asarray(value.values.to_numpy(zero_copy_only=False), "<f4").tobytes()
+    return value.as_py()
 
 
 def _item(value: Any, name: Any, number: int, path: str, uri: str) -> Image | Reject:
@@ -100,11 +112,12 @@ def _item(value: Any, name: Any, number: int, path: str, uri: str) -> Image | Re
 
 
 def image_column(schema: pa.Schema, wanted: str) -> str:
-    """Return the column that holds encoded images; ShardError lists the columns when none or several could be it."""
+    """Return the column of images, or else of vectors; ShardError lists the columns where it is not clear which."""
     names = ", ".join(schema.names)
     if wanted:
-        if wanted not in schema.names or not (_is_struct(schema.field(wanted)) or _is_bytes(schema.field(wanted))):
-            raise ShardError(f"has no column {wanted!r} of image bytes, only {names}")
+        kinds = (_is_struct, _is_bytes, _is_vector)
+        if wanted not in schema.names or not any(kind(schema.field(wanted)) for kind in kinds):
+            raise ShardError(f"has no column {wanted!r} of image bytes or of vectors, only {names}")
         return wanted
     structs = [field.name for field in schema if _is_struct(field)]
     if len(structs) == 1:
@@ -115,6 +128,9 @@ def image_column(schema: pa.Schema, wanted: str) -> str:
             return name
     if not structs and len(plain) == 1:
         return str(plain[0])
+    vectors = [field.name for field in schema if _is_vector(field)]
+    if not structs and not plain and len(vectors) == 1:
+        return str(vectors[0])
     raise ShardError(f"has no single column of image bytes among {names}; name it in the recipe as image_column")
 
 
@@ -125,6 +141,12 @@ def _plain(field: pa.Field) -> pa.DataType:
 def _is_struct(field: pa.Field) -> bool:
     kind = _plain(field)
     return pa.types.is_struct(kind) and "bytes" in {inner.name for inner in kind}
+
+
+def _is_vector(field: pa.Field) -> bool:
+    kind = _plain(field)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in lists) and bool(pa.types.is_floating(kind.value_type))
 
 
 def _is_bytes(field: pa.Field) -> bool:
