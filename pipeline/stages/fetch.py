@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,14 +20,22 @@ AHEAD, BYTES_AHEAD = 4, 512 << 20
 def readers(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[DescriptorReader]:
     """Yield a reader of each file; it may be used until the next one is asked for."""
 
-    def fetched(file: DescriptorFile) -> tuple[tempfile.TemporaryDirectory[str], DescriptorReader]:
-        folder = staging.folder()
-        return folder, DescriptorReader(catalog.fetch(file.artifact, Path(folder.name)), file.artifact.uri)
+    with staging.folder() as name, ThreadPoolExecutor(1, "fetch") as pool:
 
-    with ThreadPoolExecutor(1, "fetch") as pool:
+        def fetched(item: tuple[int, DescriptorFile]) -> tuple[Path, DescriptorReader]:
+            number, file = item
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            return folder, DescriptorReader(catalog.fetch(file.artifact, folder), file.artifact.uri)
+
         found = ordered_map(
-            fetched, files, pool=pool, ahead=AHEAD, budget=BYTES_AHEAD, weigh=lambda file: file.artifact.bytes
+            fetched,
+            enumerate(files),
+            pool=pool,
+            ahead=AHEAD,
+            budget=BYTES_AHEAD,
+            weigh=lambda item: item[1].artifact.bytes,
         )
         for folder, reader in found:
-            with folder:
-                yield reader
+            yield reader
+            shutil.rmtree(folder)
