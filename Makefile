@@ -50,4 +50,4 @@ bench: $(READY) ## Figures of the README into build/; those of photographs if SI
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## Remove what was built here
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,4 +1,4 @@
-"""HNSW: a navigable graph over the vectors (Malkov, Yashunin). The quickest kind at high recall, and the largest.
+"""HNSW: a navigable graph over the vectors (Malkov, Yashunin). Nothing is trained; vectors are stored as halves.
 
 An index shard is built by one thread, so that its bytes do not depend on timing; shards are built side by side.
 """

@@ -23,20 +23,11 @@ from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
 from jobs.submit import submission_id
 from pipeline.run.ray import RayOptions, RayRunner
-from tests.builders import QUICK, jpeg, tar_bytes
+from tests.benchmarks.memory import collection
+from tests.builders import QUICK
 from tests.run.nodes import REPOSITORY, Nodes
 
 PER_SHARD, ROUNDS = 500, 3
-
-
-def collection(folder: Path, images: int) -> Path:
-    """Small JPEGs in tars of 500; 50 different pictures under many names."""
-    pictures = [jpeg(seed) for seed in range(50)]
-    folder.mkdir()
-    for start in range(0, images, PER_SHARD):
-        members = {f"{n:06d}.jpg": pictures[n % 50] for n in range(start, min(images, start + PER_SHARD))}
-        (folder / f"{start // PER_SHARD:05d}.tar").write_bytes(tar_bytes(members))
-    return folder
 
 
 def index(source: Path, root: Path, runner: RayRunner | None) -> tuple[float, IndexReport]:
@@ -49,10 +40,10 @@ def index(source: Path, root: Path, runner: RayRunner | None) -> tuple[float, In
 
 def overhead(folder: Path, images: int) -> dict[str, float]:
     """Time on one Ray worker over time inline: of the whole run, its workers started, and of extraction alone."""
-    source = collection(folder / "src", images)
+    source = collection(folder / "src", images, PER_SHARD)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     runner = RayRunner(RayOptions(workers=1))
-    index(collection(folder / "warm", 50), folder / "warm-root", runner)
+    index(collection(folder / "warm", 50, PER_SHARD), folder / "warm-root", runner)
     whole: dict[str, list[float]] = {"inline": [], "ray": []}
     extract: dict[str, list[float]] = {"inline": [], "ray": []}
     for turn in range(ROUNDS):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from jobs.estimate import lines
 from jobs.index import IndexOptions, run_index
 from jobs.progress import Reporter
 from pipeline.core.errors import UserError
+from pipeline.core.types import DescriptorFile, Shard
 from pipeline.publish.plan import Packing
+from pipeline.stages.extract import ExtractWorker
 from tests.builders import QUICK, images, run, tar_bytes, write_files
 
 ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))
@@ -56,3 +60,19 @@ def test_what_cannot_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     source = write_files(tmp_path / "src", images(20))
     with pytest.raises(UserError, match="raise --index-memory"):
         dry(source, tmp_path / "root", memory_bytes=100)
+
+
+def test_the_trial_counts_no_second_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans: list[tuple[float, float]] = []
+    call = ExtractWorker.__call__
+
+    def timed(worker: ExtractWorker, shard: Shard) -> DescriptorFile:
+        started = time.perf_counter()
+        found = call(worker, shard)
+        spans.append((started, time.perf_counter()))
+        return found
+
+    monkeypatch.setattr(ExtractWorker, "__call__", timed)
+    dry(write_files(tmp_path / "src", images(40)), tmp_path / "root")
+    assert len(spans) == 5
+    assert all(end <= start for (_, end), (start, _) in pairwise(sorted(spans))), "shards of a trial do not overlap"
