@@ -6,6 +6,7 @@ equal shape, and written in the order of the source; nothing depends on how many
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +58,8 @@ class ExtractWorker:
         self._stats = Stats()
         self._describe = Describer(self._extractor, device, threads, task.options, self._stats)
         self._retries = retry.total()
+        # One shard is written and recorded at a time: whenever a worker dies, one file at most lacks its record.
+        self._ending = threading.Lock()
         self._whitening: Whitening | None = None
         if task.recipe.whiten is not None:
             assert task.recipe.whiten.artifact is not None, "whitening is fitted before shards are extracted"
@@ -70,7 +73,7 @@ class ExtractWorker:
             return done
         with self._stats.spanned("busy_seconds"):
             described = self._from_raw(shard) or self._whitened(self._describe(self._source.images(shard)))
-            with self._stats.timed("write_seconds"):
+            with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(shard, described)
         for reject in described.rejects:
             if reject.status == "rejected":
