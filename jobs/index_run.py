@@ -17,7 +17,7 @@ from jobs.progress import Reporter
 from pipeline.core.errors import SightlineError
 from pipeline.core.names import public_url
 from pipeline.core.stats import added, told
-from pipeline.core.types import Artifact, Shard
+from pipeline.core.types import Artifact, DescriptorFile, Shard
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Held
@@ -31,7 +31,7 @@ from pipeline.stages.commit import Proposal, conflict, transact
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
-from pipeline.stages.fit import MomentsTask, fit_whitening, fitted, sample_shards
+from pipeline.stages.fit import CodebookTask, MomentsTask, complete, fit_whitening, fitted, sample_shards
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge
 
@@ -77,7 +77,7 @@ class IndexRun:
 
     def carry_out(self, recipe: Recipe) -> Snapshot | None:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
-        recipe = self._with_whitening(recipe)
+        recipe = self._with_whitening(self._with_codebook(recipe))
         files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
         self.past_gate = self._gate(files)
         if self.past_gate:
@@ -90,17 +90,35 @@ class IndexRun:
             before=self.lease.check,
         )
 
+    def _with_codebook(self, recipe: Recipe) -> Recipe:
+        if recipe.encode is None or recipe.encode.artifact is not None:
+            return recipe
+        sample = sample_shards(self.plan.shards(), recipe.encode)
+        earlier = fitted(self.catalog, recipe, sample, "encode")
+        if earlier is not None:
+            return earlier
+        files = self._sampled(recipe.local, sample, "codebook")
+        with self.reporter.phase("codebook", 1, "codebooks") as phase:
+            task = CodebookTask(root=self.options.root, encode=recipe.encode)
+            (outcome,) = self.runner.map(task, [tuple(files)])
+            phase.advance()
+        return complete(self.catalog, recipe, sample, "encode", value_of(outcome))
+
+    def _sampled(self, recipe: Recipe, sample: list[Shard], what: str) -> list[DescriptorFile]:
+        """Extract the sample of a fit; return its files by shard id."""
+        found, set_aside = self._extract(recipe, sample, "sample", len(sample))
+        if not manifests.total(found, "rows"):
+            raise SightlineError(f"{what} has no sample: {next(iter(set_aside.values()), 'the source is empty')}")
+        return sorted(manifests.descriptor_files(found), key=lambda file: file.shard_id)
+
     def _with_whitening(self, recipe: Recipe) -> Recipe:
         if recipe.whiten is None or recipe.whiten.artifact is not None:
             return recipe
-        sample = sample_shards(self.plan.shards(), recipe)
-        earlier = fitted(self.catalog, recipe, sample)
+        sample = sample_shards(self.plan.shards(), recipe.whiten)
+        earlier = fitted(self.catalog, recipe, sample, "whiten")
         if earlier is not None:
             return earlier
-        raw, set_aside = self._extract(recipe.raw, sample, "sample", len(sample))
-        if not raw.num_rows:
-            raise SightlineError(f"whitening has no sample: {next(iter(set_aside.values()), 'the source is empty')}")
-        files = sorted(manifests.descriptor_files(raw), key=lambda file: file.shard_id)
+        files = self._sampled(recipe.raw, sample, "whitening")
         with self.reporter.phase("whiten", len(files), "moments") as phase:
             moments: dict[str, Artifact] = {}
             for outcome in self.runner.map(MomentsTask(root=self.options.root), files):

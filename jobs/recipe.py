@@ -81,6 +81,8 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         body["whiten"] = _whiten(options, base.get("whiten"), blobs)
     elif head is not None and options.recipe is None and body["extractor"] != base["extractor"]:
         body["whiten"] = _unfitted(base.get("whiten"))
+    if isinstance(body.get("encode"), dict) and body["extractor"] != base.get("extractor"):
+        body["encode"] = _unfitted(body["encode"])
     if options.dtype is not None:
         body["dtype"] = options.dtype
     body["indexes"] = _indexes(options, base)
@@ -88,6 +90,8 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
         raise UserError("recipe", explain(error), "correct the option or the recipe file") from None
+    if recipe.encode is not None and not getattr(recipe.extractor, "local", False):
+        raise UserError("recipe", f"encodes, but {recipe.extractor.kind} gives one vector an image", "leave encode out")
     return Built(recipe=recipe, blobs=blobs)
 
 
@@ -95,7 +99,7 @@ def adopt(recipe: Recipe, head: Recipe | None) -> Recipe:
     """Take over what was fitted for the head, when both state the same descriptors: fitting anew is a new recipe."""
     if head is None or head.declared.descriptor_id != recipe.declared.descriptor_id:
         return recipe
-    return recipe.model_copy(update={"whiten": head.whiten})
+    return recipe.model_copy(update={"whiten": head.whiten, "encode": head.encode})
 
 
 def _read_recipe(name: str) -> dict[str, Any]:

@@ -1,14 +1,17 @@
-"""Descriptor Parquet: one file per shard, readable by other tools as it is; and the rejects beside it.
+"""Descriptor Parquet: one file per shard, readable by other tools as it is.
 
-Columns: key, uri, width, height, sha256 (hex, of the encoded image), [image_row, box, score for local descriptors],
-descriptor as FixedSizeList<float16|float32>. The footer carries format, recipe fingerprint, dim and dtype. Locations
-and digests are not decided here.
+Columns: key, uri, width, height, sha256 (hex, of the encoded image), descriptor as FixedSizeList<float16|float32> (or
+the packed signs, as FixedSizeBinary). A file of local descriptors has several rows per image, side by side, with
+image_row, box, scale and score. A global descriptor that was made of local ones may keep them beside it, as lists:
+local (float16 bytes), local_boxes, local_scales, local_scores. The footer carries format, recipe fingerprint, dim and
+dtype. Locations and digests are not decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,22 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import IntegrityError
-from pipeline.core.types import DType, Floats, Ints, Reject
+from pipeline.core.errors import IntegrityError, UserError
+from pipeline.core.types import DescriptorBatch, DType, Floats, Ints
 
 FORMAT = "sightline-descriptors-1"
 ROW_GROUP = 1024
 """Rows per row group: re-ranking reads single rows, and a group is what Parquet can read of them."""
-
-REJECT_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("uri", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("bytes", pa.int64()),
-    ]
-)
+KEPT_ROW_GROUP = 32
+"""The same where local descriptors are kept: a row is about 200 kB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,76 +40,114 @@ class ImageRow:
     sha256: str
 
 
-def schema(dim: int, dtype: DType, recipe: str) -> pa.Schema:
-    """Return the Arrow schema of global descriptors of length `dim`."""
-    value = pa.float16() if dtype == "float16" else pa.float32()
+def schema(dim: int, dtype: DType, recipe: str, *, local: bool = False, kept: int = 0) -> pa.Schema:
+    """Return the Arrow schema of descriptors of length `dim`; kept: length of the local ones beside, if any."""
     fields = [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("descriptor", pa.list_(pa.field("element", value, nullable=False), dim), nullable=False),
+        _required("key", pa.string()),
+        _required("uri", pa.string()),
+        _required("width", pa.int32()),
+        _required("height", pa.int32()),
+        _required("sha256", pa.string()),
     ]
+    if local:
+        fields += [_required("image_row", pa.int32()), _required("box", _fixed(pa.float32(), 4))]
+        fields += [_required("scale", pa.float32()), _required("score", pa.float32())]
+    if dtype == "binary":
+        fields.append(_required("descriptor", pa.binary(dim // 8)))
+    else:
+        value = pa.float16() if dtype == "float16" else pa.float32()
+        fields.append(_required("descriptor", _fixed(value, dim)))
+    if kept:
+        fields.append(_required("local", pa.binary()))
+        floats = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        fields += [_required(name, floats) for name in ("local_boxes", "local_scales", "local_scores")]
     footer = {
         "sightline.format": FORMAT,
         "sightline.recipe": recipe,
         "sightline.dim": str(dim),
         "sightline.dtype": dtype,
     }
-    return pa.schema(fields, metadata=footer)
+    return pa.schema(fields, metadata={**footer, "sightline.local_dim": str(kept)} if kept else footer)
 
 
-def write_descriptors(path: Path, images: Sequence[ImageRow], vectors: Floats, *, dtype: DType, recipe: str) -> None:
-    """Write a descriptor file: one row per image, vectors (n, d) float32 stored as `dtype`.
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
 
-    The bytes depend on the arguments and the pyarrow version only.
+
+def _fixed(value: pa.DataType, length: int) -> pa.DataType:
+    return pa.list_(pa.field("element", value, nullable=False), length)
+
+
+def write_descriptors(
+    path: Path,
+    images: Sequence[ImageRow],
+    batch: DescriptorBatch,
+    *,
+    dtype: DType,
+    recipe: str,
+) -> None:
+    """Write a descriptor file: the rows of each image, vectors (n, d) stored as `dtype`.
+
+    The bytes depend on the arguments and the pyarrow version only. UserError when binary codes do not fill whole bytes.
     """
-    n, dim = vectors.shape
-    assert n == len(images), "one vector per image"
-    target = schema(dim, dtype, recipe)
-    flat = np.ascontiguousarray(vectors, dtype=np.float16 if dtype == "float16" else np.float32).reshape(-1)
-    columns: list[Any] = [
-        pa.array([image.key for image in images], pa.string()),
-        pa.array([image.uri for image in images], pa.string()),
-        pa.array([image.width for image in images], pa.int32()),
-        pa.array([image.height for image in images], pa.int32()),
-        pa.array([image.sha256 for image in images], pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=target.field("descriptor").type),
-    ]
-    table = pa.Table.from_arrays(columns, schema=target)
-    _write(table, path)
+    dim = batch.vectors.shape[1]
+    assert batch.is_local or len(batch.vectors) == len(images), "one global descriptor per image"
+    local = batch.local
+    local_dim = local.vectors.shape[1] if local is not None else 0
+    target = schema(dim, dtype, recipe, local=batch.is_local, kept=local_dim)
+    names = [[getattr(image, name) for image in images] for name in ("key", "uri", "width", "height", "sha256")]
+    columns: list[Any] = [pa.array(values, target.field(place).type) for place, values in enumerate(names)]
+    if batch.is_local:
+        places = pa.array(batch.image_row)
+        columns = [column.take(places) for column in columns]
+        columns += [places.cast(pa.int32()), _lists(batch.boxes, target.field("box").type)]
+        columns += [pa.array(batch.scales, pa.float32()), pa.array(batch.scores, pa.float32())]
+    columns.append(_encoded(batch.vectors, dtype, target.field("descriptor").type))
+    if local is not None:
+        kept = [local.of(image) for image in range(len(images))]
+        columns.append(pa.array([image.vectors.astype(np.float16).tobytes() for image in kept], pa.binary()))
+        for name in ("boxes", "scales", "scores"):
+            values = [np.asarray(getattr(image, name), np.float32).reshape(-1) for image in kept]
+            columns.append(pa.array(values, target.field(f"local_{name}").type))
+    _write(pa.Table.from_arrays(columns, schema=target), path)
+
+
+def _lists(values: Any, kind: pa.DataType) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), type=kind)
+
+
+def _encoded(vectors: Floats, dtype: DType, kind: pa.DataType) -> pa.Array:
+    if dtype != "binary":
+        return _lists(vectors.astype(np.float16 if dtype == "float16" else np.float32), kind)
+    if vectors.shape[1] % 8:
+        raise UserError("--dtype binary", f"takes 8 bits to a byte, not {vectors.shape[1]} dimensions", "set --dims")
+    codes = np.packbits(vectors >= 0, axis=1, bitorder="little")
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
 
 
 def _write(table: pa.Table, path: Path) -> None:
     # Descriptors are noise to a compressor, and statistics over their elements are of no use to anyone.
+    noise = ("descriptor", "descriptor.list.element", "local")
     pq.write_table(
         table,
         path,
-        row_group_size=ROW_GROUP,
-        compression={name: "NONE" if "descriptor" in name else "ZSTD" for name in _leaves(table.schema)},
+        row_group_size=KEPT_ROW_GROUP if "local" in table.column_names else ROW_GROUP,
+        compression={name: "NONE" if name in noise else "ZSTD" for name in _leaves(table.schema)},
         use_dictionary=False,
         write_statistics=["key"],
     )
 
 
 def _leaves(target: pa.Schema) -> list[str]:
-    return [f"{f.name}.list.element" if pa.types.is_fixed_size_list(f.type) else f.name for f in target]
-
-
-def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
-    """Write the images that were seen and not indexed, with their reasons."""
-    rows = [{"key": r.key, "uri": r.uri, "status": r.status, "reason": r.reason, "bytes": r.bytes} for r in rejects]
-    pq.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), path, compression="zstd")
-
-
-def read_rejects(source: Path | BinaryIO) -> list[Reject]:
-    """Read a rejects file back."""
-    return [Reject(**row) for row in pq.read_table(source).to_pylist()]
+    nested = (pa.types.is_fixed_size_list, pa.types.is_list)
+    return [f"{f.name}.list.element" if any(is_it(f.type) for is_it in nested) else f.name for f in target]
 
 
 class DescriptorReader:
-    """Reads a descriptor file whole, streamed, or by rows. `source` is a path or a seekable file, verified before."""
+    """Reads a descriptor file whole, streamed, or by images. `source` is a path or a seekable file, verified before.
+
+    rows counts vectors. Images are numbered in order; of a global descriptor image i is row i.
+    """
 
     def __init__(self, source: Path | BinaryIO, name: str = "") -> None:
         self.name = name or str(source)
@@ -127,7 +160,19 @@ class DescriptorReader:
             raise IntegrityError(self.name, f"is not of format {FORMAT}")
         self.recipe = footer[b"sightline.recipe"].decode()
         self.dim = int(footer[b"sightline.dim"])
+        self.dtype = footer[b"sightline.dtype"].decode()
+        self.local_dim = int(footer.get(b"sightline.local_dim", b"0"))
         self.rows = int(self._file.metadata.num_rows)
+        self.is_local = "image_row" in self._file.schema_arrow.names
+
+    @cached_property
+    def _starts(self) -> Ints:
+        """Return the first row of each image, and the number of rows at the end; (images + 1,)."""
+        if not self.is_local:
+            return np.arange(self.rows + 1, dtype=np.int64)
+        numbers = self._file.read(columns=["image_row"]).column(0).to_numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        return np.append(starts, self.rows).astype(np.int64)
 
     def vectors(self) -> Floats:
         """Return every descriptor (n, d) as float32."""
@@ -136,46 +181,125 @@ class DescriptorReader:
 
     def batches(self, rows: int) -> Iterator[Floats]:
         """Yield descriptors (≤ rows, d) as float32, in order."""
-        for batch in self._file.iter_batches(batch_size=rows, columns=["descriptor"]):
-            yield _matrix(batch.column(0), self.dim)
+        for vectors, _ in self.numbered(rows):
+            yield vectors
+
+    def numbered(self, rows: int) -> Iterator[tuple[Floats, Ints]]:
+        """Yield descriptors (≤ rows, d) as float32 with the numbers (≤ rows,) of their images, in order."""
+        start = 0
+        for part in self._file.iter_batches(
+            batch_size=rows, columns=["descriptor", *(["image_row"] if self.is_local else [])]
+        ):
+            end = start + part.num_rows
+            numbers = part["image_row"].to_numpy() if self.is_local else np.arange(start, end)
+            yield self._matrix(part["descriptor"]), numbers.astype(np.int64)
+            start = end
+
+    def batch(self) -> DescriptorBatch:
+        """Return every descriptor, with what is known of its place, and the local ones that are kept beside."""
+        batch = self._batch(self._file.read(columns=self._described))
+        if not self.local_dim:
+            return batch
+        kept = [self.take_local(image) for image in range(self.rows)]
+        return replace(batch, local=DescriptorBatch.joined(kept, self.local_dim))
+
+    @property
+    def _described(self) -> list[str]:
+        return ["descriptor", *(["image_row", "box", "scale", "score"] if self.is_local else [])]
+
+    def _batch(self, table: pa.Table) -> DescriptorBatch:
+        vectors = self._matrix(table["descriptor"].combine_chunks())
+        if not self.is_local:
+            return DescriptorBatch.of_images(vectors)
+        return DescriptorBatch(
+            vectors=vectors,
+            image_row=table["image_row"].to_numpy().astype(np.int64),
+            boxes=table["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4),
+            scales=table["scale"].to_numpy(),
+            scores=table["score"].to_numpy(),
+        )
 
     def whole(self) -> pa.Table:
         """Return every column, with the footer's metadata."""
         return self._file.read()
 
     def keys(self) -> list[str]:
-        """Return the keys in row order."""
-        keys: list[str] = self._file.read(columns=["key"]).column(0).to_pylist()
+        """Return the keys of the images in order."""
+        column = self._file.read(columns=["key"]).column(0)
+        keys: list[str] = (column.take(pa.array(self._starts[:-1])) if self.is_local else column).to_pylist()
         return keys
 
     def images(self) -> list[ImageRow]:
-        """Return everything but the descriptors, in row order."""
+        """Return what is known of the images beside descriptors, in order."""
         table = self._file.read(columns=["key", "uri", "width", "height", "sha256"])
+        if self.is_local:
+            table = table.take(pa.array(self._starts[:-1]))
         return [ImageRow(**row) for row in table.to_pylist()]
 
-    def take(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
-        """Return the given rows (any order, repeats allowed) of some columns, reading only their row groups."""
-        groups, offsets = np.unique(rows // ROW_GROUP, return_inverse=True)
+    def rows_of(self, images: Ints) -> Ints:
+        """Return the rows of some images, sorted."""
+        marks = np.zeros(len(self._starts) - 1, bool)
+        marks[images] = True
+        return np.flatnonzero(np.repeat(marks, np.diff(self._starts))).astype(np.int64)
+
+    def take(self, images: Ints, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of the given images (any order, repeats allowed), reading only their row groups."""
+        return self._rows(self._starts[images] if self.is_local else images, columns)
+
+    def _rows(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
+        size = self._file.metadata.row_group(0).num_rows if self.rows else 1
+        groups, offsets = np.unique(rows // size, return_inverse=True)
         parts = [self._file.read_row_group(int(group), columns=list(columns)) for group in groups]
         starts = np.concatenate([[0], np.cumsum([part.num_rows for part in parts])])
-        return pa.concat_tables(parts).take(pa.array(starts[offsets] + rows % ROW_GROUP))
+        return pa.concat_tables(parts).take(pa.array(starts[offsets] + rows % size))
 
     def take_vectors(self, rows: Ints) -> Floats:
         """Return the descriptors (len(rows), d) of the given rows as float32."""
         if len(rows) == 0:
             return np.zeros((0, self.dim), np.float32)
-        return _matrix(self.take(rows, ["descriptor"]).column(0).combine_chunks(), self.dim)
+        return self._matrix(self._rows(rows, ["descriptor"]).column(0).combine_chunks())
+
+    def take_local(self, image: int) -> DescriptorBatch:
+        """Return the local descriptors of an image: its rows, or those that are kept beside its global one."""
+        if self.is_local:
+            rows = np.arange(self._starts[image], self._starts[image + 1])
+            return self._batch(self._rows(rows, self._described)).of(image)
+        if not self.local_dim:
+            raise IntegrityError(self.name, "keeps no local descriptors")
+        names = ("local_boxes", "local_scales", "local_scores")
+        table = self._rows(np.array([image]), ["local", *names])
+        vectors = np.frombuffer(table["local"][0].as_py(), np.float16).astype(np.float32).reshape(-1, self.local_dim)
+        boxes, scales, scores = (table[name][0].values.to_numpy() for name in names)
+        return DescriptorBatch(
+            vectors=vectors,
+            image_row=np.zeros(len(vectors), np.int64),
+            boxes=boxes.reshape(-1, 4),
+            scales=scales,
+            scores=scores,
+        )
+
+    def _matrix(self, column: Any) -> Floats:
+        if self.dtype == "binary":
+            codes = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * self.dim // 8 :]
+            bits = np.unpackbits(codes[: len(column) * self.dim // 8].reshape(-1, self.dim // 8), 1, bitorder="little")
+            signs: Floats = (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(self.dim))
+            return signs
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(values, dtype=np.float32).reshape(-1, self.dim)
 
 
-def _matrix(column: Any, dim: int) -> Floats:
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values, dtype=np.float32).reshape(-1, dim)
-
-
-def without_rows(source: Path, target: Path, dead: Ints, *, name: str) -> tuple[int, int]:
-    """Copy a descriptor file without some rows; return (rows, images) of the copy. Nothing else changes."""
+def without_images(source: Path, target: Path, dead: Ints, *, name: str) -> tuple[int, int]:
+    """Copy a descriptor file without some images; return (rows, images) of the copy. Nothing else changes."""
     reader = DescriptorReader(source, name)
-    table = reader.whole()
-    live = table.take(pa.array(np.setdiff1d(np.arange(reader.rows), dead)))
-    _write(live, target)
-    return int(live.num_rows), len(live["key"].unique())
+    table, total = reader.whole(), len(reader.keys())
+    live = np.setdiff1d(np.arange(total), dead)
+    if reader.is_local:
+        numbers = table["image_row"].to_numpy()
+        table = table.filter(pa.array(np.isin(numbers, live)))
+        anew = np.searchsorted(live, table["image_row"].to_numpy()).astype(np.int32)
+        place = table.schema.get_field_index("image_row")
+        table = table.set_column(place, table.schema.field(place), pa.array(anew))
+    else:
+        table = table.take(pa.array(live))
+    _write(table, target)
+    return int(table.num_rows), len(live)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import IntegrityError
-from pipeline.core.types import DType, Reject
-from pipeline.table import DescriptorReader, ImageRow, read_rejects, write_descriptors, write_rejects
+from pipeline.core.types import DescriptorBatch, DType, Reject
+from pipeline.rejects import read_rejects, write_rejects
+from pipeline.table import DescriptorReader, ImageRow, write_descriptors
 
 
 def rows(n: int) -> list[ImageRow]:
@@ -23,7 +24,7 @@ def vectors(n: int, d: int = 8) -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_descriptor_file_gives_back_what_went_in(tmp_path: Path, dtype: DType) -> None:
     path, x = tmp_path / "d.parquet", vectors(2500)
-    write_descriptors(path, rows(2500), x, dtype=dtype, recipe="abc")
+    write_descriptors(path, rows(2500), DescriptorBatch.of_images(x), dtype=dtype, recipe="abc")
     reader = DescriptorReader(path)
     assert (reader.rows, reader.dim, reader.recipe) == (2500, 8, "abc")
     np.testing.assert_array_equal(
@@ -35,7 +36,7 @@ def test_a_descriptor_file_gives_back_what_went_in(tmp_path: Path, dtype: DType)
 
 def test_rows_are_read_in_any_order_and_more_than_once(tmp_path: Path) -> None:
     path, x = tmp_path / "d.parquet", vectors(2500)
-    write_descriptors(path, rows(2500), x, dtype="float32", recipe="abc")
+    write_descriptors(path, rows(2500), DescriptorBatch.of_images(x), dtype="float32", recipe="abc")
     wanted = np.array([2499, 0, 1024, 1023, 0])
     np.testing.assert_array_equal(DescriptorReader(path).take_vectors(wanted), x[wanted])
     assert DescriptorReader(path).take(wanted, ["key"])["key"].to_pylist() == [f"a/{i}.jpg" for i in wanted]
@@ -43,19 +44,21 @@ def test_rows_are_read_in_any_order_and_more_than_once(tmp_path: Path) -> None:
 
 def test_a_file_without_images_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
-    write_descriptors(path, [], vectors(0), dtype="float16", recipe="abc")
+    write_descriptors(path, [], DescriptorBatch.of_images(vectors(0)), dtype="float16", recipe="abc")
     assert DescriptorReader(path).vectors().shape == (0, 8)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_descriptors(tmp_path / name, rows(10), vectors(10), dtype="float16", recipe="abc")
+        write_descriptors(
+            tmp_path / name, rows(10), DescriptorBatch.of_images(vectors(10)), dtype="float16", recipe="abc"
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_pandas_and_duckdb_read_it_as_it_is(tmp_path: Path) -> None:
     path, x = tmp_path / "d.parquet", vectors(20)
-    write_descriptors(path, rows(20), x, dtype="float32", recipe="abc")
+    write_descriptors(path, rows(20), DescriptorBatch.of_images(x), dtype="float32", recipe="abc")
     frame = pd.read_parquet(path)
     np.testing.assert_array_equal(np.stack(frame["descriptor"].to_list()), x)
     found = duckdb.sql(f"select key, descriptor[1] from '{path}' where width = 4 order by key limit 1").fetchall()[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-DType = Literal["float16", "float32"]
+DType = Literal["float16", "float32", "binary"]
+"""How vectors are stored; binary: one bit per dimension, its sign."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -71,16 +72,61 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class DescriptorBatch:
-    """Descriptors of n images: vectors (m, d) float32; image_row (m,) int64 says which image each row is of.
+    """Descriptors of n images: vectors (m, d) float32; image_row (m,) int64, ascending: which image each row is of.
 
-    A global descriptor has m = n and image_row = 0..n-1. Local descriptors add boxes (m, 4) as x0, y0, x1, y1 in
-    pixels of the original image, and scores (m,).
+    A global descriptor has m = n and image_row = 0..n-1. Local descriptors, any number per image, add boxes (m, 4) as
+    x0, y0, x1, y1 in pixels of the original image, scales (m,) and scores (m,), larger is better. local: the local
+    descriptors of the same images that global ones were made of, where they are kept.
     """
 
     vectors: Floats
     image_row: Ints
     boxes: Floats | None = None
+    scales: Floats | None = None
     scores: Floats | None = None
+    local: DescriptorBatch | None = None
+
+    @classmethod
+    def of_images(cls, vectors: Floats) -> Self:
+        """Return a global descriptor's batch: one vector per image."""
+        return cls(vectors=vectors, image_row=np.arange(len(vectors), dtype=np.int64))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether these are local descriptors."""
+        return self.boxes is not None
+
+    def of(self, image: int) -> DescriptorBatch:
+        """Return the rows of one image, which becomes image 0."""
+        start, end = np.searchsorted(self.image_row, (image, image + 1))
+        part = slice(int(start), int(end))
+        return DescriptorBatch(
+            vectors=self.vectors[part],
+            image_row=np.zeros(int(end - start), np.int64),
+            boxes=None if self.boxes is None else self.boxes[part],
+            scales=None if self.scales is None else self.scales[part],
+            scores=None if self.scores is None else self.scores[part],
+            local=None if self.local is None else self.local.of(image),
+        )
+
+    @staticmethod
+    def joined(images: Sequence[DescriptorBatch], dim: int) -> DescriptorBatch:
+        """Put together what each image has, (m_i, dim), numbering the images in order."""
+        vectors = np.concatenate([np.zeros((0, dim), np.float32), *(image.vectors for image in images)])
+        local = [image.local for image in images if image.local is not None]
+
+        def column(name: str) -> Floats | None:
+            parts = [getattr(image, name) for image in images]
+            return np.concatenate(parts) if parts and parts[0] is not None else None
+
+        return DescriptorBatch(
+            vectors=vectors,
+            image_row=np.repeat(np.arange(len(images), dtype=np.int64), [len(image.vectors) for image in images]),
+            boxes=column("boxes"),
+            scales=column("scales"),
+            scores=column("scores"),
+            local=DescriptorBatch.joined(local, local[0].vectors.shape[1]) if local else None,
+        )
 
 
 class Record(BaseModel):
@@ -128,7 +174,8 @@ class DescriptorFile(Record):
 class IndexShard(Record):
     """One searchable file over an ordered list of descriptor files.
 
-    A faiss id is position << 32 | row: `position` indexes `files` (ids of DescriptorFiles), `row` a row there.
+    A faiss id is position << 32 | row: `position` indexes `files` (ids of DescriptorFiles), `row` is the number of an
+    image there; the local descriptors of one image share its id. rows counts vectors.
     """
 
     kind: str
@@ -152,7 +199,7 @@ class Outcome(Generic[T, R]):
 
 
 def row_ids(position: int, rows: int) -> Ints:
-    """Return the faiss ids (rows,) of the descriptor file at `position` of an index shard."""
+    """Return the faiss ids (rows,) of the first images of the descriptor file at `position` of an index shard."""
     assert 0 <= position < 1 << 31, "position must fit the upper half of an int64"
     assert 0 <= rows <= 1 << 32, "rows must fit the lower half of an int64"
     return (np.int64(position) << np.int64(32)) + np.arange(rows, dtype=np.int64)

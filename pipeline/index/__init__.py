@@ -13,6 +13,9 @@ from typing import ClassVar, Protocol, Self
 from pipeline.core.specs import Spec
 from pipeline.core.types import Floats, Ints
 
+Batch = tuple[int | Ints, Floats]
+"""The position of a descriptor file, or the id of each vector; and vectors (n, d)."""
+
 
 class Searcher(Protocol):
     """One loaded index file."""
@@ -55,10 +58,11 @@ class IndexSpec(Spec):
         """Write the trained empty index to `path`, from a sample (n, d) of L2-normalised float32 vectors."""
         raise NotImplementedError
 
-    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
-        """Add (position, vectors (n, d)) of each descriptor file to a copy of the trained index; return the rows.
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+        """Add the vectors (n, d) of descriptor files to a copy of the trained index; return how many it holds.
 
-        A position may come in several consecutive batches: rows go on counting where its last batch ended.
+        With a position, rows are counted over its consecutive batches; ids (n,) are taken as they are, and may repeat:
+        the local descriptors of an image share one.
         """
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Floats, Ints, row_ids
+from pipeline.index import Batch
 
 SLACK = 64 << 20
 """Bytes that an index may need beyond the size of its file."""
@@ -47,17 +48,20 @@ def gpu_clustering(dim: int) -> Any:
     return faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(dim)), resources
 
 
-def numbered(batches: Iterable[tuple[int, Floats]]) -> Iterator[tuple[Floats, Ints]]:
+def numbered(batches: Iterable[Batch]) -> Iterator[tuple[Floats, Ints]]:
     """Give each batch its ids: rows of a position go on counting over its consecutive batches."""
     current, start = -1, 0
-    for position, vectors in batches:
-        start = start if position == current else 0
-        ids = row_ids(position, start + len(vectors))[start:]
-        current, start = position, start + len(vectors)
+    for where, vectors in batches:
+        if isinstance(where, np.ndarray):
+            ids: Ints = where
+        else:
+            start = start if where == current else 0
+            ids = row_ids(where, start + len(vectors))[start:]
+            current, start = where, start + len(vectors)
         yield np.ascontiguousarray(vectors, dtype=np.float32), ids
 
 
-def fill(trained: Path, batches: Iterable[tuple[int, Floats]], path: Path, *, tables: int = 0) -> int:
+def fill(trained: Path, batches: Iterable[Batch], path: Path, *, tables: int = 0) -> int:
     """Add batches with their ids to a copy of the trained index; return the rows."""
     index = read(trained, tables=tables)
     for vectors, ids in numbered(batches):

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 
 from pipeline.core.types import Floats, Ints
-from pipeline.index import IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _faiss
 
 
 class Spec(IndexSpec):
@@ -34,7 +34,7 @@ class Spec(IndexSpec):
         """Write the empty index."""
         _faiss.write(faiss.IndexIDMap(faiss.IndexFlatIP(dim)), path)
 
-    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
         """Add vectors under their ids."""
         return _faiss.fill(trained, batches, path)
 

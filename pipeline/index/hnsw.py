@@ -15,7 +15,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from pipeline.core.types import Floats, Ints
-from pipeline.index import IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _faiss
 
 OVERHEAD = 24
 """Bytes per row beside vector and links: the id, the level and where the links begin."""
@@ -55,7 +55,7 @@ class Spec(IndexSpec):
         graph.hnsw.efConstruction, graph.hnsw.efSearch = self.ef_construction, self.ef_search
         _faiss.write(faiss.IndexIDMap(graph), path)
 
-    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
         """Build the graph over all vectors at once: the order in which a graph grows is part of what it becomes."""
         index = _faiss.read(trained)
         parts = [(vectors, ids) for vectors, ids in _faiss.numbered(batches) if len(vectors)]

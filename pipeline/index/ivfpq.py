@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _faiss
 
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
@@ -100,7 +100,7 @@ class Spec(IndexSpec):
         ivf.clustering_index = None
         _faiss.write(index, path)
 
-    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
         """Add codes under their ids."""
         return _faiss.fill(trained, batches, path, tables=TABLES)
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _faiss
 
 MIN_BITS, MAX_BITS = 256, 4096
 _TRAIN_ROWS = 65_536
@@ -75,7 +75,7 @@ class Spec(IndexSpec):
         index.is_trained = True
         _faiss.write(faiss.IndexIDMap(index), path)
 
-    def fill(self, trained: Path, batches: Iterable[tuple[int, Floats]], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
         """Add codes under their ids."""
         with threadpool_limits(1):
             return _faiss.fill(trained, batches, path)
@@ -111,11 +111,13 @@ class LshSearcher:
 
     def __init__(self, index: Any, inner: Any) -> None:
         self._index, self._bits = index, int(inner.nbits)
+        self._ids = faiss.vector_to_array(index.id_map)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
         """Rank codes; IndexLSH knows no selector, so what is excluded is fetched on top and dropped."""
-        wanted = min(self.rows, k + len(exclude))
+        buried = int(np.isin(self._ids, exclude).sum()) if len(exclude) else 0
+        wanted = min(self.rows, k + buried)
         distance, ids = self._index.search(np.ascontiguousarray(queries), wanted)
         if len(exclude):
             ids = np.where(np.isin(ids, exclude), -1, ids)

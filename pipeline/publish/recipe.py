@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from pipeline.core.specs import Spec, digest_of, fingerprint_payload, spec_from_json
 from pipeline.core.types import DType
+from pipeline.encode import EncodeSpec
 from pipeline.whiten import WhitenSpec
 
 
@@ -27,7 +28,7 @@ AnyIndex = Annotated[Spec, _parse("pipeline.index"), _TO_JSON]
 
 
 class Recipe(BaseModel):
-    """source + extractor + whitening + indexes; kinds are looked up in their families when it is read.
+    """source + extractor + encoding + whitening + indexes; kinds are looked up in their families when it is read.
 
     Typed as plain Specs here, because publishing needs nothing of them but their JSON and fingerprint.
     """
@@ -36,6 +37,7 @@ class Recipe(BaseModel):
 
     source: AnySource
     extractor: AnyExtract
+    encode: EncodeSpec | None = None
     whiten: WhitenSpec | None = None
     dtype: DType = "float16"
     indexes: tuple[AnyIndex, ...] = ()
@@ -60,11 +62,19 @@ class Recipe(BaseModel):
         return self.model_copy(update={"whiten": None, "dtype": "float32", "indexes": ()})
 
     @property
+    def local(self) -> Recipe:
+        """The recipe whose local descriptors the codebook is fitted from: not encoded, in the precision they have."""
+        return self.model_copy(update={"encode": None, "whiten": None, "dtype": "float16", "indexes": ()})
+
+    @property
     def declared(self) -> Recipe:
-        """The recipe as a user states it: without the digest that fitting filled in."""
-        if self.whiten is None or self.whiten.method == "file":
-            return self
-        return self.model_copy(update={"whiten": self.whiten.model_copy(update={"artifact": None})})
+        """The recipe as a user states it: without the digests that fitting filled in."""
+        stated: dict[str, Any] = {}
+        if self.whiten is not None and self.whiten.method != "file":
+            stated["whiten"] = self.whiten.model_copy(update={"artifact": None})
+        if self.encode is not None:
+            stated["encode"] = self.encode.model_copy(update={"artifact": None})
+        return self.model_copy(update=stated)
 
 
 def _payload(recipe: Recipe) -> dict[str, Any]:

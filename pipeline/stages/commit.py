@@ -113,6 +113,8 @@ def _put_listing(catalog: Catalog, listing: Listing) -> Artifact:
 def recipe_artifacts(recipe: Recipe) -> tuple[Artifact, ...]:
     """Return every stored object that a recipe names: weights, whitening, codebooks."""
     found = [value for _, value in recipe.extractor if isinstance(value, Artifact)]
+    if recipe.encode is not None and recipe.encode.artifact is not None:
+        found.append(recipe.encode.artifact)
     if recipe.whiten is not None and recipe.whiten.artifact is not None:
         found.append(recipe.whiten.artifact)
     return tuple(found)

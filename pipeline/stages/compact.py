@@ -21,7 +21,7 @@ from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.kinds import index_spec
-from pipeline.table import without_rows
+from pipeline.table import without_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RewriteTask:
         file = item.file
         with staging.folder() as name:
             target = Path(name) / "live.parquet"
-            rows, images = without_rows(
+            rows, images = without_images(
                 catalog.fetch(file.artifact, Path(name)), target, np.array(item.dead), name=file.artifact.uri
             )
             writer, artifact = catalog.upload_rewritten(target, self.recipe.descriptor_id, file.shard_id)
@@ -101,7 +101,7 @@ def to_rewrite(descriptors: pa.Table, tombstones: pa.Table, least: float) -> lis
     return [
         RewriteItem(file=file, dead=tuple(dead[file.id].tolist()))
         for file in manifests.descriptor_files(named)
-        if len(dead[file.id]) >= least * file.rows
+        if len(dead[file.id]) >= least * file.indexed
     ]
 
 

@@ -13,15 +13,14 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.stats import Level, Stats
-from pipeline.core.types import Floats, Image, Reject
+from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded, pixels_of
 from pipeline.extract import Extractor
 from pipeline.table import ImageRow
@@ -56,11 +55,23 @@ class ExtractOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What a shard gave: images in source order with their vectors (n, d), and what was not indexed."""
+    """What a shard gave: images in source order with their descriptors, and what was not indexed.
+
+    kept: the local descriptors that each image's global one was made of, where they are kept.
+    """
 
     images: list[ImageRow]
-    vectors: Floats
+    batch: DescriptorBatch
     rejects: list[Reject]
+    kept: list[DescriptorBatch] | None = None
+
+
+@dataclass
+class _Seen:
+    """What was read of a shard so far: usable images with their encoded sizes, in order, and the others."""
+
+    images: list[tuple[ImageRow, int]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
 
 
 class Describer:
@@ -87,10 +98,9 @@ class Describer:
 
     def __call__(self, items: Iterable[Image | Reject]) -> Described:
         """Describe the images of a shard."""
-        images: list[ImageRow] = []
-        rejects: list[Reject] = []
-        vectors: dict[int, Floats] = {}
-        with closing(self._groups(items, images, rejects)) as groups:
+        seen = _Seen()
+        found: dict[int, DescriptorBatch] = {}
+        with closing(self._groups(items, seen)) as groups:
             forwarded = ordered_map(
                 self._forward,
                 groups,
@@ -99,31 +109,31 @@ class Describer:
                 budget=self._options.in_flight,
                 weigh=lambda group: sum(image.pixels.nbytes for _, image in group),
             )
-            for rows, found in forwarded:
-                vectors.update(zip(rows, found, strict=True))
-        stacked = np.stack([vectors[row] for row in range(len(images))]) if images else None
-        raw = stacked if stacked is not None else np.zeros((0, self._extractor.dim), np.float32)
-        return Described(images=images, vectors=raw, rejects=rejects)
+            for rows, parts in forwarded:
+                found.update(zip(rows, parts, strict=True))
+        empty = sorted(row for row, part in found.items() if not len(part.vectors))
+        rejects = seen.rejects + [
+            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
+            for image, size in (seen.images[row] for row in empty)
+        ]
+        live = [row for row in range(len(seen.images)) if row not in set(empty)]
+        batch = DescriptorBatch.joined([found[row] for row in live], self._extractor.dim)
+        return Described(images=[seen.images[row][0] for row in live], batch=batch, rejects=rejects)
 
-    def _groups(
-        self, items: Iterable[Image | Reject], images: list[ImageRow], rejects: list[Reject]
-    ) -> Generator[Group]:
+    def _groups(self, items: Iterable[Image | Reject], seen: _Seen) -> Generator[Group]:
         """Yield batches; the next shard's turn comes when this one's images have all been decoded."""
         with self._reading:
-            yield from self._batches(self._decoded(items, images, rejects))
+            yield from self._batches(self._decoded(items, seen))
 
-    def _forward(self, group: Group) -> tuple[tuple[int, ...], Floats]:
+    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch]]:
         rows, pixels = zip(*group, strict=True)
         self._stats.add("passes")
         self._stats.add("queued", self._queue.take(len(group)))
         with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
             batch = self._extractor.extract(pixels)
-        assert len(batch.vectors) == len(rows), "a global descriptor gives one row per image"
-        return rows, batch.vectors
+        return rows, [batch.of(place) for place in range(len(rows))]
 
-    def _decoded(
-        self, items: Iterable[Image | Reject], images: list[ImageRow], rejects: list[Reject]
-    ) -> Iterator[tuple[int, Decoded]]:
+    def _decoded(self, items: Iterable[Image | Reject], seen: _Seen) -> Iterator[tuple[int, Decoded]]:
         """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
         prepared = ordered_map(
             self._prepare,
@@ -135,11 +145,11 @@ class Describer:
         )
         for item in prepared:
             if isinstance(item, Reject):
-                rejects.append(item)
+                seen.rejects.append(item)
             else:
-                image, pixels = item
-                images.append(image)
-                yield len(images) - 1, pixels
+                image, size, pixels = item
+                seen.images.append((image, size))
+                yield len(seen.images) - 1, pixels
 
     def _timed(self, items: Iterator[Image | Reject]) -> Iterator[Image | Reject]:
         """Count the time that is spent waiting for the store."""
@@ -153,7 +163,7 @@ class Describer:
                 raise InterruptedError("the run is ending")
             yield item
 
-    def _prepare(self, item: Image | Reject) -> tuple[ImageRow, Decoded] | Reject:
+    def _prepare(self, item: Image | Reject) -> tuple[ImageRow, int, Decoded] | Reject:
         if isinstance(item, Reject):
             return item
         self._stats.add("bytes", len(item.data))
@@ -165,7 +175,7 @@ class Describer:
         digest = hashlib.sha256(item.data).hexdigest()
         row = ImageRow(key=item.key, uri=item.uri, width=pixels.width, height=pixels.height, sha256=digest)
         self._queue.put()
-        return row, pixels
+        return row, len(item.data), pixels
 
     def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
         """Group images of equal shape; what waits for company is bounded like what is in flight."""

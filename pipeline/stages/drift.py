@@ -25,7 +25,7 @@ from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Health
 from pipeline.stages.kinds import index_spec, index_specs
-from pipeline.stages.train_index import sample_files, sample_places
+from pipeline.stages.sample import sample_files, sample_places
 from pipeline.table import DescriptorReader
 
 SAMPLE, LEAST, QUERIES, SEED = 16_384, 512, 256, 1
@@ -125,7 +125,7 @@ def _among(names: list[str], column: pa.ChunkedArray) -> list[str]:
 def _live_sample(catalog: Catalog, item: DriftItem) -> Floats:
     """Return the sample (n, d), at most item.sample rows, in file order."""
     dead = {name: np.array(rows, np.int64) for name, rows in item.dead}
-    live: list[Ints] = [np.setdiff1d(np.arange(f.rows), dead.get(f.id, np.zeros(0, np.int64))) for f in item.files]
+    live = [_live_rows(catalog, file, dead.get(file.id)) for file in item.files]
     picked = sample_places([len(rows) for rows in live], item.sample, SEED)
     parts = [np.zeros((0, item.files[0].dim), np.float32)]
     for file, rows, places in zip(item.files, live, picked, strict=True):
@@ -134,6 +134,15 @@ def _live_sample(catalog: Catalog, item: DriftItem) -> Floats:
                 reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
                 parts.append(reader.take_vectors(rows[places]))
     return np.concatenate(parts)
+
+
+def _live_rows(catalog: Catalog, file: DescriptorFile, dead: Ints | None) -> Ints:
+    """Return the rows of a file whose images are live."""
+    if dead is not None and file.rows != file.indexed:
+        with staging.folder() as folder:
+            reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
+            dead = reader.rows_of(dead)
+    return np.setdiff1d(np.arange(file.rows), np.zeros(0, np.int64) if dead is None else dead)
 
 
 def _recall(spec: IndexSpec, trained: Path, x: Floats, folder: Path) -> float:

@@ -14,12 +14,15 @@ from pathlib import Path
 from pipeline.core import retry, staging
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
+from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
+from pipeline.encode import Encoder
+from pipeline.extract import Encoded, Extractor
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
+from pipeline.rejects import read_rejects, write_rejects
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
-from pipeline.table import DescriptorReader, read_rejects, write_descriptors, write_rejects
+from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
 
 
@@ -49,12 +52,16 @@ class ExtractWorker:
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
-        self._recipe_id, self._raw_id = task.recipe.descriptor_id, task.recipe.raw.descriptor_id
+        self._recipe_id = task.recipe.descriptor_id
+        self._raw_id, self._local_id = task.recipe.raw.descriptor_id, task.recipe.local.descriptor_id
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
         device = choose_device(task.options.device)
-        self._extractor = extract_spec(task.recipe).build(store, device)
+        self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
+        self._encoder = _encoder(task.recipe, self._catalog)
+        if self._encoder is not None:
+            self._extractor = Encoded(self._extractor, self._encoder)
         self._stats = Stats()
         self._describe = Describer(self._extractor, device, threads, task.options, self._stats)
         self._retries = retry.total()
@@ -72,7 +79,8 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            described = self._from_raw(shard) or self._whitened(self._describe(self._source.images(shard)))
+            described = self._taken_up(shard) or self._describe(self._source.images(shard))
+            described = replace(described, batch=self._whiten(described.batch))
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(shard, described)
         for reject in described.rejects:
@@ -93,33 +101,41 @@ class ExtractWorker:
         """Give up the shards at work: their calls end with an error."""
         self._describe.stop()
 
-    def _from_raw(self, shard: Shard) -> Described | None:
-        """Take up raw descriptors of the whitening sample, so that its images are not decoded twice."""
-        if self._whitening is None:
+    def _taken_up(self, shard: Shard) -> Described | None:
+        """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""
+        if self._whitening is not None:
+            encoded = self._stored(self._raw_id, shard)
+            if encoded is not None:
+                return encoded
+        if self._encoder is None:
             return None
-        raw = self._catalog.record(self._catalog.record_name(self._raw_id, shard.id), DescriptorFile)
-        if raw is None:
+        local = self._stored(self._local_id, shard)
+        if local is None:
+            return None
+        return replace(local, batch=self._encoder.apply(local.batch, len(local.images)))
+
+    def _stored(self, recipe_id: str, shard: Shard) -> Described | None:
+        """Return what a shard has by another recipe, if it was extracted by it."""
+        record = self._catalog.record(self._catalog.record_name(recipe_id, shard.id), DescriptorFile)
+        if record is None:
             return None
         with staging.folder() as folder:
-            reader = DescriptorReader(self._catalog.fetch(raw.artifact, Path(folder)), raw.artifact.uri)
-            images, vectors = reader.images(), self._whiten(reader.vectors())
+            reader = DescriptorReader(self._catalog.fetch(record.artifact, Path(folder)), record.artifact.uri)
+            images, batch = reader.images(), reader.batch()
             rejects = []
-            if raw.rejects is not None:
-                rejects = read_rejects(self._catalog.fetch(raw.rejects, Path(folder)))
-        return Described(images=images, vectors=vectors, rejects=rejects)
+            if record.rejects is not None:
+                rejects = read_rejects(self._catalog.fetch(record.rejects, Path(folder)))
+        return Described(images=images, batch=batch, rejects=rejects)
 
-    def _whitened(self, described: Described) -> Described:
-        return replace(described, vectors=self._whiten(described.vectors))
-
-    def _whiten(self, vectors: Floats) -> Floats:
-        return vectors if self._whitening is None else self._whitening.apply(vectors)
+    def _whiten(self, batch: DescriptorBatch) -> DescriptorBatch:
+        return batch if self._whitening is None else replace(batch, vectors=self._whitening.apply(batch.vectors))
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
         recipe_id, writer = self._recipe.descriptor_id, uuid.uuid4().hex[:12]
         with staging.folder() as folder:
             path = Path(folder) / "descriptors.parquet"
             write_descriptors(
-                path, described.images, described.vectors, dtype=self._recipe.dtype, recipe=self._recipe.descriptor_id
+                path, described.images, described.batch, dtype=self._recipe.dtype, recipe=self._recipe.descriptor_id
             )
             artifact = self._catalog.upload(path, self._catalog.descriptor_name(recipe_id, shard.id, writer))
             rejects: Artifact | None = None
@@ -133,12 +149,19 @@ class ExtractWorker:
             writer=writer,
             artifact=artifact,
             rejects=rejects,
-            rows=len(described.vectors),
+            rows=len(described.batch.vectors),
             indexed=len(described.images),
             rejected=len(described.rejects) - duplicates,
             duplicates=duplicates,
-            dim=described.vectors.shape[1],
+            dim=described.batch.vectors.shape[1],
             dtype=self._recipe.dtype,
         )
         # Another worker may have finished the same shard meanwhile: its record counts, and this file is garbage.
         return self._catalog.complete(self._catalog.record_name(recipe_id, shard.id), record)
+
+
+def _encoder(recipe: Recipe, catalog: Catalog) -> Encoder | None:
+    if recipe.encode is None:
+        return None
+    assert recipe.encode.artifact is not None, "the codebook is fitted before shards are extracted"
+    return Encoder.from_bytes(recipe.encode, catalog.read(recipe.encode.artifact))

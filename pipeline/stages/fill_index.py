@@ -15,7 +15,7 @@ from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
-from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints
+from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints, row_ids
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists
@@ -76,11 +76,11 @@ class FillTask:
         return digest_of({"fill": item.kind, "trained": item.trained.sha256, "files": [f.id for f in item.files]})
 
 
-def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tuple[int, Floats]]:
-    """Yield (position, vectors), a bounded number of rows at a time."""
+def _vectors(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[tuple[Ints, Floats]]:
+    """Yield ids and vectors, a bounded number of rows at a time."""
     for position, reader in enumerate(readers(catalog, files)):
-        for batch in reader.batches(_STREAM_ROWS):
-            yield position, batch
+        for vectors, images in reader.numbered(_STREAM_ROWS):
+            yield images + row_ids(position, 1), vectors
 
 
 def unheld(lists: Lists, kind: str) -> Ints:

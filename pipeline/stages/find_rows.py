@@ -26,7 +26,7 @@ class FindItem:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRows:
-    """Sorted rows (n,) that hold one of the keys, and the keys that were there."""
+    """Sorted numbers (n,) of the images that have one of the keys, and the keys that were there."""
 
     rows: Ints
     keys: frozenset[str]

@@ -1,4 +1,4 @@
-"""Fit whitening once, from a seeded sample of shards that does not depend on the number of workers.
+"""Fit codebooks and whitening once, from a seeded sample of shards that does not depend on the number of workers.
 
 Workers turn each sampled shard's raw descriptors into moments; the moments are merged in the order of shard ids, so the
 result is the same to the bit for any number of workers. A completion record keeps it for reruns.
@@ -6,22 +6,28 @@ result is the same to the bit for any number of workers. A completion record kee
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from threadpoolctl import threadpool_limits
 
 from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Shard
+from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
+from pipeline.encode import EncodeSpec, fit_encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.fetch import readers
+from pipeline.stages.sample import read_sample, seeded_order
 from pipeline.table import DescriptorReader
-from pipeline.whiten import Moments, fit_pca
+from pipeline.whiten import Moments, WhitenSpec, fit_pca
+
+What = Literal["encode", "whiten"]
+"""Which part of a recipe is fitted, in this order."""
 
 _STREAM_ROWS = 1 << 14
 
@@ -49,28 +55,51 @@ class MomentsTask:
         return catalog.put_artifact(Moments.merge([empty, *parts]).to_bytes(), "moments.safetensors")
 
 
-def sample_shards(shards: Iterable[Shard], recipe: Recipe) -> list[Shard]:
-    """Return the shards that whitening is fitted from: the first ones in a seeded order of their ids."""
-    assert recipe.whiten is not None, "only a recipe with whitening has a sample"
-    seed, count = recipe.whiten.seed, recipe.whiten.sample_shards
-    sample = heapq.nsmallest(count, shards, key=lambda shard: seeded_order(seed, shard.id))
+@dataclass(frozen=True, kw_only=True)
+class CodebookTask:
+    """Work for a runner: from the files of sampled local descriptors to the Artifact of the codebook."""
+
+    root: str
+    encode: EncodeSpec
+
+    uses_gpu = False
+
+    def open(self, threads: int) -> CodebookTask:  # noqa: ARG002 - part of the protocol
+        """Nothing to load."""
+        return self
+
+    def __call__(self, files: tuple[DescriptorFile, ...]) -> Artifact:
+        """Draw the sample, fit, store."""
+        catalog = Catalog(open_store(self.root))
+        rows = min(sum(file.rows for file in files), self.encode.sample_rows)
+        sample = read_sample(catalog, files, rows, self.encode.seed)
+        fitted = fit_encoder(self.encode, sample, lambda: _per_image(catalog, files))
+        return catalog.put_artifact(fitted.to_bytes(), "codebook.safetensors")
+
+
+def _per_image(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[Floats]:
+    for file, reader in zip(files, readers(catalog, files), strict=True):
+        batch = reader.batch()
+        for image in range(file.indexed):
+            yield batch.of(image).vectors
+
+
+def sample_shards(shards: Iterable[Shard], spec: WhitenSpec | EncodeSpec) -> list[Shard]:
+    """Return the shards that a fit is made from: the first ones in a seeded order of their ids."""
+    sample = heapq.nsmallest(spec.sample_shards, shards, key=lambda shard: seeded_order(spec.seed, shard.id))
     return sorted(sample, key=lambda shard: shard.id)
 
 
-def seeded_order(seed: int, name: str) -> str:
-    """Return a sort key that shuffles names the same way everywhere."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
-
-
-def fit_key(recipe: Recipe, shards: Sequence[Shard]) -> str:
+def fit_key(recipe: Recipe, shards: Sequence[Shard], what: str) -> str:
     """Return the key of a fit's completion record: the recipe as declared, and the sample."""
-    return digest_of({"fit": recipe.declared.fingerprint, "sample": [shard.id for shard in shards]})
+    kind = {} if what == "whiten" else {"what": what}
+    return digest_of({"fit": recipe.declared.fingerprint, "sample": [shard.id for shard in shards], **kind})
 
 
-def fitted(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard]) -> Recipe | None:
-    """Return the recipe with its whitening if this fit has been completed before."""
-    record = catalog.record(catalog.artifact_record_name(fit_key(recipe, shards)), Artifact)
-    return None if record is None else with_whitening(recipe, record)
+def fitted(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What) -> Recipe | None:
+    """Return the recipe with its whitening, or codebook, if this fit has been completed before."""
+    record = catalog.record(catalog.artifact_record_name(fit_key(recipe, shards, what)), Artifact)
+    return None if record is None else _with(recipe, what, record)
 
 
 def fit_whitening(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], moments: Sequence[Artifact]) -> Recipe:
@@ -79,12 +108,18 @@ def fit_whitening(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], mom
     merged = Moments.merge([Moments.from_bytes(catalog.read(part)) for part in moments])
     with threadpool_limits(1, "blas"):
         whitening = fit_pca(merged, power=recipe.whiten.power, dims=recipe.whiten.dims)
-    artifact = catalog.put_artifact(whitening.to_bytes(), "whitening.safetensors")
-    record = catalog.complete(catalog.artifact_record_name(fit_key(recipe, shards)), artifact)
-    return with_whitening(recipe, record)
+    return complete(
+        catalog, recipe, shards, "whiten", catalog.put_artifact(whitening.to_bytes(), "whitening.safetensors")
+    )
 
 
-def with_whitening(recipe: Recipe, artifact: Artifact) -> Recipe:
-    """Return the recipe with its whitening named by digest."""
-    assert recipe.whiten is not None, "only a recipe with whitening is fitted"
-    return recipe.model_copy(update={"whiten": recipe.whiten.model_copy(update={"artifact": artifact})})
+def complete(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What, artifact: Artifact) -> Recipe:
+    """Record a fit; return the recipe with the digest that counts, which another run may have recorded before."""
+    record = catalog.complete(catalog.artifact_record_name(fit_key(recipe, shards, what)), artifact)
+    return _with(recipe, what, record)
+
+
+def _with(recipe: Recipe, what: What, artifact: Artifact) -> Recipe:
+    spec = getattr(recipe, what)
+    assert spec is not None, "only what a recipe has is fitted"
+    return recipe.model_copy(update={what: spec.model_copy(update={"artifact": artifact})})

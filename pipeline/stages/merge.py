@@ -203,9 +203,9 @@ def _indexes(head: Lists, descriptors: pa.Table, recipe: Recipe) -> pa.Table:
 
 
 def _whole(files: pa.Table) -> manifests.Rows:
-    """Return every row of some descriptor files."""
-    pairs = zip(files["id"].to_pylist(), files["rows"].to_pylist(), strict=True)
-    return {name: np.arange(rows, dtype=np.int64) for name, rows in pairs}
+    """Return every image of some descriptor files."""
+    pairs = zip(files["id"].to_pylist(), files["indexed"].to_pylist(), strict=True)
+    return {name: np.arange(images, dtype=np.int64) for name, images in pairs}
 
 
 def _needed(rows: manifests.Rows, descriptors: pa.Table, indexes: pa.Table) -> manifests.Rows:

@@ -5,7 +5,7 @@ The sample depends on the files and the seed only. A completion record, keyed by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,12 @@ from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
-from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
+from pipeline.core.types import Artifact, DescriptorFile
 from pipeline.index import IndexSpec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
-from pipeline.stages.fetch import readers
-from pipeline.stages.fit import seeded_order
-
-SPREAD = 2
-"""A sample is drawn from files that hold at least this many times its rows: few files, still a mixture."""
+from pipeline.stages.sample import read_sample, sample_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,39 +97,3 @@ def train_item(
     most = max(1, train_bytes // (COPIES * np.dtype(np.float32).itemsize * dim))
     wanted = min(rows, resolved.sample_rows(rows), most)
     return TrainItem(spec=resolved, files=sample_files(descriptors, wanted, seed), rows=wanted)
-
-
-def sample_files(descriptors: pa.Table, wanted: int, seed: int) -> tuple[DescriptorFile, ...]:
-    """Return the files to draw `wanted` rows from, by shard id: the first with any, in a seeded order; at least one."""
-    shards = descriptors["shard_id"].to_pylist()
-    counts = descriptors["rows"].to_pylist()
-    order = sorted(
-        (place for place, rows in enumerate(counts) if rows), key=lambda place: seeded_order(seed, shards[place])
-    )
-    chosen, held = [order[0]], counts[order[0]]
-    for place in order[1:]:
-        if held >= SPREAD * wanted:
-            break
-        chosen.append(place)
-        held += counts[place]
-    files = manifests.descriptor_files(descriptors.take(pa.array(chosen)))
-    return tuple(sorted(files, key=lambda file: file.shard_id))
-
-
-def sample_places(counts: Sequence[int], wanted: int, seed: int) -> list[Ints]:
-    """Draw at most `wanted` places from all those of some files; return them per file, sorted."""
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    total = int(starts[-1])
-    picked = np.sort(np.random.default_rng(seed).choice(total, size=min(wanted, total), replace=False))
-    cuts = np.searchsorted(picked, starts)
-    return [picked[a:b] - start for a, b, start in zip(cuts[:-1], cuts[1:], starts[:-1], strict=True)]
-
-
-def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, seed: int) -> Floats:
-    """Return `rows` vectors (rows, d) drawn without replacement from all rows of the files, in file order."""
-    places = sample_places([file.rows for file in files], rows, seed)
-    drawn = [(file, mine) for file, mine in zip(files, places, strict=True) if len(mine)]
-    parts = []
-    for (file, mine), reader in zip(drawn, readers(catalog, [file for file, _ in drawn]), strict=True):
-        parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
-    return np.concatenate(parts)

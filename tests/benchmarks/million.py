@@ -19,7 +19,7 @@ from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.progress import Reporter
 from jobs.weights import named_weights
 from pipeline.core.local import LocalStore
-from pipeline.core.types import DescriptorFile, Floats
+from pipeline.core.types import DescriptorBatch, DescriptorFile, Floats
 from pipeline.evaluate.ann_recall import ann_recall
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.index.flat import Spec as FlatSpec
@@ -56,7 +56,7 @@ def write_tables(catalog: Catalog, recipe: Recipe, rows: int, centres: Floats) -
         ]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "d.parquet"
-            write_descriptors(path, names, x, dtype="float16", recipe=recipe.descriptor_id)
+            write_descriptors(path, names, DescriptorBatch.of_images(x), dtype="float16", recipe=recipe.descriptor_id)
             artifact = catalog.upload(path, catalog.descriptor_name(recipe.descriptor_id, f"{number:04d}", "bench"))
         counts = {"rows": PER_FILE, "indexed": PER_FILE, "rejected": 0, "duplicates": 0}
         files.append(

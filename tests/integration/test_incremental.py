@@ -18,10 +18,11 @@ from pipeline.core.local import LocalStore
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
+from pipeline.rejects import read_rejects
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import QueryExtractor
 from pipeline.stages.describe import choose_device
-from pipeline.table import DescriptorReader, read_rejects
+from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
 
 ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))

@@ -57,7 +57,7 @@ def describer(toy: Toy, threads: int = 2, **options: int) -> Describer:
 
 
 def values(described: Described) -> list[float]:
-    return [float(value) for value in described.vectors[:, 0]]
+    return [float(value) for value in described.batch.vectors[:, 0]]
 
 
 def test_images_of_equal_shape_share_a_pass_and_rows_stay_in_order() -> None:

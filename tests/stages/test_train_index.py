@@ -7,7 +7,8 @@ import pytest
 from pipeline.core.types import Artifact, DescriptorFile
 from pipeline.index.ivfpq import Spec
 from pipeline.publish import manifests
-from pipeline.stages.train_index import COPIES, SPREAD, train_item
+from pipeline.stages.sample import SPREAD
+from pipeline.stages.train_index import COPIES, train_item
 
 
 def files(count: int, rows: int, dim: int) -> list[DescriptorFile]:

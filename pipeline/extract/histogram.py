@@ -1,0 +1,100 @@
+"""Colour histograms (Swain, Ballard, 1991): joint over the channels of a colour space, whole or per cell of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+from pydantic import Field, model_validator
+
+from pipeline.core.storage import Store
+from pipeline.core.types import DescriptorBatch, Floats
+from pipeline.decode import Decoded, Resize, decode
+from pipeline.extract import ExtractSpec, at_least
+from pipeline.features.encode import unit
+
+MOST_DIM = 1 << 16
+LEAST_SIDE = 4
+
+
+class Spec(ExtractSpec):
+    """space: rgb, hsv or lab. bins: per channel. grid: rows and columns of cells, their histograms one after another.
+
+    power: on the shares before L2; 0.5 compares histograms by Hellinger's distance.
+    """
+
+    space: Literal["rgb", "hsv", "lab"] = "hsv"
+    bins: tuple[int, int, int] = (8, 4, 4)
+    grid: int = Field(default=1, ge=1, le=16)
+    power: float = Field(default=0.5, gt=0, le=1)
+    resize: str = "longest:256"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(1 <= count <= 256 for count in self.bins):
+            raise ValueError("bins must be three numbers in 1..256")
+        if self.dim > MOST_DIM:
+            raise ValueError(f"{self.dim} bins in all are more than {MOST_DIM}")
+        Resize.parse(self.resize)
+        return self
+
+    @property
+    def dim(self) -> int:
+        """Bins in all."""
+        return int(np.prod(self.bins)) * self.grid**2
+
+    @property
+    def label(self) -> str:
+        """Space, bins, grid."""
+        cells = f", {self.grid}x{self.grid} cells" if self.grid > 1 else ""
+        return f"{self.space} histogram of {'x'.join(map(str, self.bins))} bins{cells}"
+
+    def build(self, store: Store, device: torch.device) -> HistogramExtractor:  # noqa: ARG002 - nothing to load
+        """Return the extractor; there is nothing to load."""
+        return HistogramExtractor(self)
+
+
+class HistogramExtractor:
+    """See `pipeline.extract.Extractor`."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.dim = spec, spec.dim
+        self._resize = Resize.parse(spec.resize)
+
+    def prepare(self, data: bytes) -> Decoded:
+        """Decode, resize."""
+        return at_least(LEAST_SIDE, decode(data, self._resize))
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        """Return histograms (n, d), L2-normalised."""
+        return DescriptorBatch.of_images(np.stack([self._histogram(image.pixels) for image in images]))
+
+    def _histogram(self, pixels: np.ndarray) -> Floats:
+        spec = self.spec
+        if spec.space != "rgb":
+            pixels = np.asarray(_in_space(PillowImage.fromarray(pixels), spec.space))
+        # Bin of each value in 0..255, equal widths.
+        bins = np.array(spec.bins)
+        binned = pixels.astype(np.int64) * bins // 256
+        joint = (binned[..., 0] * bins[1] + binned[..., 1]) * bins[2] + binned[..., 2]
+        bands = np.array_split(joint, spec.grid, axis=0)
+        cells = [cell for band in bands for cell in np.array_split(band, spec.grid, axis=1)]
+        counts = [np.bincount(cell.reshape(-1), minlength=int(bins.prod())) / max(1, cell.size) for cell in cells]
+        return unit((np.concatenate(counts) ** spec.power).astype(np.float32))
+
+
+def _in_space(image: PillowImage.Image, space: str) -> PillowImage.Image:
+    if space == "hsv":
+        return image.convert("HSV")
+    from PIL import ImageCms
+
+    # Little CMS's Lab of sRGB: L in 0..255, a and b moved to unsigned bytes.
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    converted = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    assert converted is not None, "a copy was asked for"
+    signed = np.asarray(converted).copy()
+    signed[..., 1:] ^= 0x80
+    return PillowImage.fromarray(signed, "RGB")

@@ -1,0 +1,78 @@
+"""HOG (Dalal, Triggs, 2005): histograms of oriented gradients of the image at a fixed size, by scikit-image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from pipeline.core.errors import BadImageError
+from pipeline.core.extras import library
+from pipeline.core.storage import Store
+from pipeline.core.types import DescriptorBatch
+from pipeline.decode import Decoded, Resize, decode
+from pipeline.extract import ExtractSpec
+from pipeline.features.encode import unit
+
+LEAST_SIDE = 16
+
+
+class Spec(ExtractSpec):
+    """side: images are resized to side x side; cell: pixels of a cell; block: cells of a block; L2-Hys blocks."""
+
+    side: int = Field(default=128, ge=16, le=1024)
+    cell: int = Field(default=16, ge=2)
+    block: int = Field(default=2, ge=1, le=8)
+    orientations: int = Field(default=9, ge=2, le=36)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.side // self.cell < self.block:
+            raise ValueError("one block must fit: side / cell >= block")
+        return self
+
+    @property
+    def dim(self) -> int:
+        """Blocks x cells of a block x orientations."""
+        return (self.side // self.cell - self.block + 1) ** 2 * self.block**2 * self.orientations
+
+    @property
+    def label(self) -> str:
+        """Sizes in a few words."""
+        return f"HOG of {self.side}x{self.side} pixels, cells of {self.cell}"
+
+    def build(self, store: Store, device: torch.device) -> HogExtractor:  # noqa: ARG002 - nothing to load
+        """Return the extractor; UserError when scikit-image is not installed."""
+        return HogExtractor(self)
+
+
+class HogExtractor:
+    """See `pipeline.extract.Extractor`."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.dim = spec, spec.dim
+        self._resize = Resize.parse(f"exact:{spec.side}x{spec.side}")
+        self._hog: Any = library("skimage.feature", "classical", "hog").hog
+
+    def prepare(self, data: bytes) -> Decoded:
+        """Decode, resize; a picture of a few pixels has no gradients worth the name."""
+        image = decode(data, self._resize)
+        if min(image.width, image.height) < LEAST_SIDE:
+            raise BadImageError(f"too small: {image.width}x{image.height}, {LEAST_SIDE} pixels a side are needed")
+        return image
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        """Return descriptors (n, d), L2-normalised; an image of one colour has none."""
+        spec = self.spec
+        settings = {
+            "orientations": spec.orientations,
+            "pixels_per_cell": (spec.cell, spec.cell),
+            "cells_per_block": (spec.block, spec.block),
+            "channel_axis": -1,
+        }
+        found = np.stack([self._hog(image.pixels, **settings) for image in images]).astype(np.float32)
+        rows = np.flatnonzero(found.any(axis=1)).astype(np.int64)
+        return DescriptorBatch(vectors=unit(found[rows]), image_row=rows)
