@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -14,10 +14,18 @@ from jobs.cli_options import Command, Device, Json, Root, floats
 from jobs.progress import Reporter
 from pipeline.core.errors import UserError
 from pipeline.search.engine import SearchOptions
+from pipeline.search.query import BoxScale
 
 Index = Annotated[str, typer.Option(help="Index kind to search; the snapshot's best by default.")]
 Rerank = Annotated[
     int | None, typer.Option(help="Candidates scored exactly from stored descriptors. [default: max(100, 10 K)]")
+]
+
+Verify = Annotated[
+    int, typer.Option(min=0, help="Candidates whose geometry is compared, by stored local descriptors; DELG takes 100.")
+]
+BoxAs = Annotated[
+    str, typer.Option(help="own: a box is resized like an image (DIR); database: as within its image (cirtorch).")
 ]
 
 
@@ -40,6 +48,8 @@ def query(
     rerank: Rerank = None,
     box: Annotated[str | None, typer.Option(help="X,Y,W,H: search with this part of the image, in its pixels.")] = None,
     expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
+    box_scale: BoxAs = "own",
+    verify: Verify = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -50,8 +60,9 @@ def query(
     options = query_job.QueryOptions(
         root=root,
         images=images,
-        search=SearchOptions(k=k, index=index, rerank=rerank, expand=_expansion(expand)),
+        search=SearchOptions(k=k, index=index, rerank=rerank, expand=_expansion(expand), verify=verify),
         box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
+        box_scale=_box_scale(box_scale),
         device=device,
     )
     data = query_job.query(options)
@@ -60,6 +71,12 @@ def query(
     else:
         output.print_hits(data)
     return 0
+
+
+def _box_scale(text: str) -> BoxScale:
+    if text not in ("own", "database"):
+        raise UserError(f"--box-scale {text}", "is not known", "write own or database")
+    return cast("BoxScale", text)
 
 
 def _expansion(text: str | None) -> tuple[int, float] | None:
@@ -77,6 +94,9 @@ def evaluate(
     ground_truth: Annotated[str, typer.Option(help="JSON: query key -> relevant keys, or the revisited format.")],
     index: Index = "",
     rerank: Rerank = None,
+    verify: Verify = 0,
+    expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
+    box_scale: BoxAs = "own",
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -85,7 +105,15 @@ def evaluate(
     mAP, P@1 and R@k, or the revisited Oxford/Paris protocol, by the form of the file.
     """
     options = evaluate_job.EvaluateOptions(
-        root=root, queries=queries, ground_truth=ground_truth, index=index, rerank=rerank, device=device
+        root=root,
+        queries=queries,
+        ground_truth=ground_truth,
+        index=index,
+        rerank=rerank,
+        verify=verify,
+        expand=_expansion(expand),
+        box_scale=_box_scale(box_scale),
+        device=device,
     )
     data = evaluate_job.evaluate(options, Reporter())
     output.emit(data, as_json=as_json, lines=evaluate_job.lines(data))

@@ -11,15 +11,16 @@ import numpy as np
 
 from jobs._main import run_module
 from jobs.progress import Reporter
-from jobs.query import read_image, stacked
+from jobs.query import read_image
 from pipeline.core.errors import UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
-from pipeline.core.types import Floats, Image, Ints, Reject, Shard
+from pipeline.core.types import Image, Ints, Reject, Shard
 from pipeline.evaluate import average_precision, revisited
 from pipeline.evaluate.ground_truth import Relevant, Revisited, parse_ground_truth
 from pipeline.search.engine import SearchIndex, SearchOptions
-from pipeline.search.query import Box, QueryExtractor
+from pipeline.search.find import find
+from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
 from pipeline.sources.folder import Spec as FolderSpec
 from pipeline.stages.describe import choose_device
 
@@ -33,6 +34,9 @@ class EvaluateOptions:
     ground_truth: str
     index: str = ""
     rerank: int | None = None
+    verify: int = 0
+    expand: tuple[int, float] | None = None
+    box_scale: BoxScale = "own"
     device: str = "auto"
 
 
@@ -43,19 +47,19 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         spec = index.spec(options.index)
         wanted = _wanted(truth)
         extractor = QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
-        vectors: dict[str, Floats] = {}
+        described: dict[str, Query] = {}
         with reporter.phase("describe", len(wanted), "queries") as phase:
             for name, data in _query_images(options.queries, set(wanted)):
-                vectors[name] = extractor.vector(data, name, wanted[name])
+                described[name] = extractor.describe(data, name, wanted[name], options.box_scale)
                 phase.advance(1)
-        missing = [name for name in wanted if name not in vectors]
+        missing = [name for name in wanted if name not in described]
         if missing:
             raise UserError(public_url(options.queries), f"has no image for query {missing[0]!r}", "check the names")
         # A ranking that is cut short counts every positive beyond it as missed: rank everything there is.
-        found = index.search(
-            stacked([vectors[name] for name in wanted], index.dim),
-            SearchOptions(k=max(1, index.images), index=spec.kind, rerank=options.rerank),
+        complete = SearchOptions(
+            k=max(1, index.images), index=spec.kind, rerank=options.rerank, verify=options.verify, expand=options.expand
         )
+        found = find(index, [described[name] for name in wanted], complete)
         rankings = {name: [hit.key for hit in hits] for name, hits in zip(wanted, found, strict=True)}
         head = {
             "snapshot": index.snapshot.version,

@@ -21,6 +21,8 @@ from pipeline.core.specs import Spec
 from pipeline.core.types import Artifact, Floats
 
 Doubles = npt.NDArray[np.float64]
+WIDE = 2048
+"""Dimensions above which the products of all pairs are no longer kept while there are fewer vectors than that."""
 RANK_TOLERANCE = 1e-9
 """Axes whose eigenvalue is below this share of the largest carry rounding noise only; whitening would amplify it."""
 
@@ -42,20 +44,37 @@ class WhitenSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """count, total = Σ x (d,), outer = Σ x xᵀ (d, d) in float64. Merging in a fixed order gives a fixed result."""
+    """count, total = Σ x (d,), outer = Σ x xᵀ (d, d) in float64. Merging in a fixed order gives a fixed result.
+
+    Of wide vectors that are fewer than their dimensions the rows (n, d) stand for the outer product, which is larger.
+    """
 
     count: int
     total: Doubles
-    outer: Doubles
+    outer: Doubles | None = None
+    rows: Doubles | None = None
 
     @staticmethod
     def of(vectors: Floats) -> Moments:
         """Return the moments of vectors (n, d)."""
         x = vectors.astype(np.float64)
-        return Moments(count=len(x), total=x.sum(axis=0), outer=x.T @ x)
+        total = x.sum(axis=0)
+        if x.shape[1] > WIDE and len(x) < x.shape[1]:
+            return Moments(count=len(x), total=total, rows=x)
+        return Moments(count=len(x), total=total, outer=x.T @ x)
+
+    def product(self) -> Doubles:
+        """Return Σ x xᵀ (d, d)."""
+        if self.outer is not None:
+            return self.outer
+        assert self.rows is not None, "moments have rows or their product"
+        return np.asarray(self.rows.T @ self.rows, dtype=np.float64)
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(count=self.count + other.count, total=self.total + other.total, outer=self.outer + other.outer)
+        count, total = self.count + other.count, self.total + other.total
+        if self.rows is not None and other.rows is not None and count < len(total):
+            return Moments(count=count, total=total, rows=np.concatenate([self.rows, other.rows]))
+        return Moments(count=count, total=total, outer=self.product() + other.product())
 
     @staticmethod
     def merge(parts: list[Moments]) -> Moments:
@@ -64,16 +83,22 @@ class Moments:
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""
-        data: bytes = save_safetensors(
-            {"count": np.array([self.count], dtype=np.int64), "total": self.total, "outer": self.outer}
-        )
+        tensors = {"count": np.array([self.count], dtype=np.int64), "total": self.total}
+        if self.rows is not None:
+            tensors["rows"] = self.rows
+        else:
+            tensors["outer"] = self.product()
+        data: bytes = save_safetensors(tensors)
         return data
 
     @staticmethod
     def from_bytes(data: bytes) -> Moments:
         """Read `to_bytes` back."""
-        tensors = _tensors(data, "moments", ("count", "total", "outer"))
-        return Moments(count=int(tensors["count"][0]), total=tensors["total"], outer=tensors["outer"])
+        tensors = _tensors(data, "moments", ("count", "total"))
+        outer, rows = tensors.get("outer"), tensors.get("rows")
+        if (outer is None) == (rows is None):
+            raise IntegrityError("moments", "lacks outer")
+        return Moments(count=int(tensors["count"][0]), total=tensors["total"], outer=outer, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +174,7 @@ def fit_pca(moments: Moments, *, power: float = 0.5, dims: int | None = None) ->
     if dims is not None and not 1 <= dims <= d:
         raise UserError("whitening", f"--dims {dims} is not between 1 and {d}", "choose fewer dimensions")
     mean = moments.total / n
-    covariance = moments.outer / n - np.outer(mean, mean)
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    values, vectors = values[::-1], vectors[:, ::-1]
+    values, vectors = _principal(moments, mean)
     supported = int((values > RANK_TOLERANCE * max(values[0], np.finfo(np.float64).tiny)).sum())
     supported = min(supported, n - 1)
     if supported == 0 or values[0] <= 0:
@@ -160,6 +183,20 @@ def fit_pca(moments: Moments, *, power: float = 0.5, dims: int | None = None) ->
     axes = vectors[:, :keep]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(keep)])
     return from_components(mean, (axes * signs).T, values[:keep], power=power)
+
+
+def _principal(moments: Moments, mean: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the eigenvalues (k,) of the covariance (/n), descending, and its eigenvectors (d, k)."""
+    if moments.rows is None:
+        covariance = moments.product() / moments.count - np.outer(mean, mean)
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        return values[::-1], vectors[:, ::-1]
+    # Fewer vectors than dimensions: the products among them (n, n) have the same eigenvalues.
+    centred = moments.rows - mean
+    values, among = np.linalg.eigh(centred @ centred.T / moments.count)
+    values, among = values[::-1], among[:, ::-1]
+    scale = np.sqrt(np.maximum(values, np.finfo(np.float64).tiny) * moments.count)
+    return values, centred.T @ among / scale
 
 
 def from_components(

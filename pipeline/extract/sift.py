@@ -36,7 +36,7 @@ class Spec(ExtractSpec):
 
     descriptor: Literal["rootsift", "sift", "surf"] = "rootsift"
     features: int = Field(default=1000, ge=1, le=20_000)
-    contrast: float = Field(default=0.04, gt=0)
+    contrast: float = Field(default=0.02, gt=0)
     resize: str = "longest:1024"
 
     @field_validator("resize")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.types import Floats, Ints
+from pipeline.core.types import DescriptorBatch, Floats, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.search.merge import Candidates, ranked
@@ -56,6 +56,19 @@ class StoredDescriptors:
                 mine = np.flatnonzero(file == number)
                 out[mine] = self._reader(int(number)).take_vectors(row[mine])
         return out
+
+    def local(self, file: int, row: int) -> tuple[DescriptorBatch, tuple[int, int]]:
+        """Return the local descriptors of an image, and its width and height."""
+        with self._lock:
+            reader = self._reader(file)
+            (size,) = reader.take(np.array([row]), ["width", "height"]).to_pylist()
+            return reader.take_local(row), (size["width"], size["height"])
+
+    @property
+    def has_local(self) -> bool:
+        """Whether local descriptors are stored."""
+        with self._lock:
+            return bool(self._files.num_rows) and (self._reader(0).is_local or self._reader(0).local_dim > 0)
 
     def names(self, file: Ints, row: Ints) -> list[Named]:
         """Return keys and URIs of the given rows."""

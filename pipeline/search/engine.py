@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,24 +33,36 @@ PREFERENCE = ("flat", "ivfpq")
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One result; score is the cosine with the query."""
+    """One result; score is the cosine with the query, of local descriptors the share of votes.
+
+    inliers: matches that agree in geometry, where that was looked at. box: where the query is, as x, y, width, height
+    in pixels of the original image, where it was located.
+    """
 
     key: str
     score: float
     uri: str
+    inliers: int | None = None
+    box: tuple[float, float, float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is known."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """index "" takes the snapshot's best. rerank: candidates scored exactly, None for max(100, 10 k), 0 for none.
 
-    expand: (K, ALPHA) of query expansion, after which the search is made anew.
+    expand: (K, ALPHA) of query expansion, after which the search is made anew. verify: candidates whose geometry is
+    compared with the query's, by local descriptors; those come first that most matches agree on.
     """
 
     k: int = 10
     index: str = ""
     rerank: int | None = None
     expand: tuple[int, float] | None = None
+    verify: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,12 @@ class SearchIndex:
     def close(self) -> None:
         """Remove downloaded copies."""
         self._folder.cleanup()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether descriptors are local, several per image: see find.py."""
+        recipe = self.snapshot.recipe
+        return recipe.encode is None and bool(getattr(recipe.extractor, "local", False))
 
     @property
     def kinds(self) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,13 +13,25 @@ from PIL import Image as PillowImage
 from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.storage import Store
-from pipeline.core.types import Floats
+from pipeline.core.types import DescriptorBatch, Floats
 from pipeline.decode import Resize, decode
-from pipeline.extract import ExtractSpec
+from pipeline.encode import Encoder
+from pipeline.extract import Encoded, Extractor, ExtractSpec
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening
 
 Box = tuple[float, float, float, float]
+BoxScale = Literal["own", "database"]
+"""How a box is resized: like an image of its own, as DIR does it; or by the factor of the whole image, as cirtorch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """The descriptors of one image, or of a box of it, of width x height pixels."""
+
+    batch: DescriptorBatch
+    width: int
+    height: int
 
 
 class QueryExtractor:
@@ -25,34 +39,52 @@ class QueryExtractor:
 
     def __init__(self, store: Store, recipe: Recipe, device: torch.device) -> None:
         assert isinstance(recipe.extractor, ExtractSpec), "a recipe holds an extractor"
-        self._extractor = recipe.extractor.build(store, device)
+        self._extractor: Extractor = recipe.extractor.build(store, device)
+        if recipe.encode is not None and recipe.encode.artifact is not None:
+            encoder = Encoder.from_bytes(recipe.encode, read_artifact(store, recipe.encode.artifact))
+            self._extractor = Encoded(self._extractor, encoder)
+        self._resize = Resize.parse(str(getattr(recipe.extractor, "resize", "none")))
         self._whitening: Whitening | None = None
         if recipe.whiten is not None and recipe.whiten.artifact is not None:
             self._whitening = Whitening.from_bytes(read_artifact(store, recipe.whiten.artifact))
 
-    def vector(self, data: bytes, name: str, box: Box | None = None) -> Floats:
-        """Return the descriptor (d,) of an encoded image, or of a box (x, y, width, height) in its own pixels.
+    def describe(self, data: bytes, name: str, box: Box | None = None, box_scale: BoxScale = "own") -> Query:
+        """Describe an encoded image, or a box (x, y, width, height) of it, in its own pixels after the EXIF turn.
 
-        The box is cut out before resizing, as DIR does it. UserError when the image cannot be used.
+        The box is cut out before resizing. UserError when the image cannot be used.
         """
         try:
-            decoded = self._extractor.prepare(data if box is None else crop(data, box))
+            decoded = self._extractor.prepare(data if box is None else self._cut(data, box, box_scale))
         except BadImageError as error:
             raise UserError(name, str(error), "give another image") from None
-        vectors = self._extractor.extract([decoded]).vectors
+        batch = self._extractor.extract([decoded])
+        if not len(batch.vectors):
+            raise UserError(name, "has no local features", "give another image")
         if self._whitening is not None:
-            vectors = self._whitening.apply(vectors)
-        return np.asarray(vectors[0], dtype=np.float32)
+            batch = replace(batch, vectors=self._whitening.apply(batch.vectors))
+        return Query(batch=batch, width=decoded.width, height=decoded.height)
+
+    def vector(self, data: bytes, name: str, box: Box | None = None, box_scale: BoxScale = "own") -> Floats:
+        """Return the global descriptor (d,) of an image or a box of it; see `describe`."""
+        return np.asarray(self.describe(data, name, box, box_scale).batch.vectors[0], dtype=np.float32)
+
+    def _cut(self, data: bytes, box: Box, box_scale: BoxScale) -> bytes:
+        cut, whole = crop(data, box)
+        if box_scale == "database" and self._resize.policy == "longest":
+            # cirtorch: the crop is shrunk as far as it was within the whole image, so objects keep their scale.
+            side = max(1, int(self._resize.size * max(cut.size) / max(whole)))
+            cut.thumbnail((side, side), PillowImage.Resampling.LANCZOS)
+        out = io.BytesIO()
+        cut.save(out, "PNG", compress_level=1)
+        return out.getvalue()
 
 
-def crop(data: bytes, box: Box) -> bytes:
-    """Return the box (x, y, width, height) of an image as PNG; pixels are those after the EXIF turn."""
+def crop(data: bytes, box: Box) -> tuple[PillowImage.Image, tuple[int, int]]:
+    """Return the box (x, y, width, height) of an image, and the size of the whole; after the EXIF turn."""
     pixels = decode(data, Resize.parse("none")).pixels
     height, width = pixels.shape[:2]
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(width, round(box[0] + box[2])), min(height, round(box[1] + box[3]))
     if right <= left or bottom <= top:
         raise BadImageError(f"the box {','.join(f'{v:g}' for v in box)} lies outside the image of {width}x{height}")
-    out = io.BytesIO()
-    PillowImage.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right])).save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    return PillowImage.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right])), (width, height)
