@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import faiss
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
@@ -21,6 +21,7 @@ from pipeline.index import Batch, IndexSpec, _faiss
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
 GPU_NPROBE = 2048
+FAST_BITS = 4
 POINTS_PER_LIST = 39
 """faiss's k-means asks for at least this many training points per centroid."""
 MAX_SAMPLE = 4_000_000
@@ -35,7 +36,11 @@ OVERHEAD = 8
 
 
 class Spec(IndexSpec):
-    """nlist lists, m bytes per code (nbits each), opq rotation, nprobe lists searched. None is chosen by `resolve`."""
+    """nlist lists, m codes of nbits bits each, opq rotation, nprobe lists searched. None is chosen by `resolve`.
+
+    fast_scan: codes of 4 bits, twice as many of them, compared in registers (André et al., 2015). The file holds them
+    as it always does; opening packs them in memory.
+    """
 
     gpu_training: ClassVar[bool] = True
 
@@ -44,14 +49,26 @@ class Spec(IndexSpec):
     nbits: int = Field(default=8, ge=4, le=8)
     opq: bool | None = None
     nprobe: int | None = Field(default=None, ge=1)
+    fast_scan: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fast_scan and "nbits" in self.model_fields_set and self.nbits != FAST_BITS:
+            raise ValueError(f"fast_scan takes codes of {FAST_BITS} bits, not {self.nbits}")
+        return self
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return FAST_BITS if self.fast_scan else self.nbits
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/4, ≤ 64), nprobe for good recall."""
         nlist = self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
-        m = self.m or _code_size(dim, rows, memory_bytes)
+        m = self.m or _code_size(dim, rows, memory_bytes, FAST_BITS if self.fast_scan else 8)
         if dim % m:
             raise UserError(f"ivfpq m {m}", f"does not divide the dimension {dim}", f"use one of {_choices(dim)}")
-        if m not in GPU_M:
+        if m not in GPU_M and not self.fast_scan:
             raise UserError(
                 f"ivfpq m {m}", "is not a code size that faiss's GPU index takes", f"use one of {_choices(dim)}"
             )
@@ -64,7 +81,7 @@ class Spec(IndexSpec):
     def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
         """The code, and its id."""
         assert self.m is not None, "settings are resolved before sizing"
-        return self.m * self.nbits // 8 + OVERHEAD
+        return self.m * self.bits // 8 + OVERHEAD
 
     def sample_rows(self, rows: int) -> int:
         """64 points per list, within bounds."""
@@ -76,11 +93,11 @@ class Spec(IndexSpec):
         assert self.nlist is not None, "settings are resolved before training"
         assert self.m is not None, "settings are resolved before training"
         assert self.nprobe is not None, "settings are resolved before training"
-        least = max(1 << self.nbits, self.nlist)
+        least = max(1 << self.bits, self.nlist)
         points = np.ascontiguousarray(
             np.resize(sample, (max(len(sample), least), dim)) if len(sample) < least else sample
         )
-        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, self.nlist, self.m, self.nbits, faiss.METRIC_INNER_PRODUCT)
+        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, self.nlist, self.m, self.bits, faiss.METRIC_INNER_PRODUCT)
         for clustering in (ivf.cp, ivf.pq.cp):
             clustering.seed, clustering.min_points_per_centroid = seed + 1234, 1
         ivf.nprobe = self.nprobe
@@ -91,7 +108,7 @@ class Spec(IndexSpec):
         if self.opq:
             rotation = faiss.OPQMatrix(dim, self.m)
             rotation.niter, rotation.verbose = 20, False
-            codebook = faiss.ProductQuantizer(dim, self.m, self.nbits)
+            codebook = faiss.ProductQuantizer(dim, self.m, self.bits)
             codebook.cp.seed, codebook.cp.min_points_per_centroid = seed + 1234, 1
             rotation.pq = codebook
             rotation.train(points[:OPQ_ROWS])
@@ -136,18 +153,33 @@ class Spec(IndexSpec):
 
     def load(self, path: Path, *, rows: int, dim: int) -> IvfPqSearcher:
         """Open for searching, inverted lists memory-mapped."""
-        index = _faiss.read(path, mmap=True, tables=TABLES)
+        index = _faiss.read(path, mmap=not self.fast_scan, tables=TABLES)
         _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIVFPQ, faiss.IndexPreTransform))
         ivf = faiss.extract_index_ivf(index)
         _faiss.expect(path, faiss.downcast_index(ivf), rows=rows, dim=dim, types=(faiss.IndexIVFPQ,))
-        return IvfPqSearcher(index, self.nprobe or int(ivf.nprobe))
+        return IvfPqSearcher(_packed(index) if self.fast_scan else index, index, self.nprobe or int(ivf.nprobe))
 
 
-def _code_size(dim: int, rows: int, memory_bytes: int | None) -> int:
-    fitting = [m for m in GPU_M if dim % m == 0]
-    limit = min(64, max(8, dim // 4))
+def _packed(index: Any) -> Any:
+    """Return the index with its codes packed for comparison in registers."""
+    plain = faiss.downcast_index(faiss.extract_index_ivf(index))
+    packed = faiss.IndexIVFPQFastScan(plain)
+    # It borrows the coarse quantiser of the index it was made of.
+    packed.referenced_objects = [index, plain]
+    if not isinstance(index, faiss.IndexPreTransform):
+        return packed
+    whole = faiss.IndexPreTransform(index.chain.at(0), packed)
+    whole.referenced_objects = [index, packed]
+    return whole
+
+
+def _code_size(dim: int, rows: int, memory_bytes: int | None, bits: int) -> int:
+    # The same bytes either way: twice as many codes of half the bits.
+    more = 8 // bits
+    fitting = [m for m in (GPU_M if more == 1 else range(1, dim + 1)) if dim % m == 0]
+    limit = min(64, max(8, dim // 4)) * more
     if memory_bytes is not None:
-        limit = memory_bytes // rows - OVERHEAD
+        limit = (memory_bytes // rows - OVERHEAD) * more
         if limit < 1:
             least = (OVERHEAD + 1) * rows
             raise UserError(f"ivfpq over {rows} rows", f"needs {least} bytes at least", "raise --index-memory")
@@ -161,25 +193,25 @@ def _choices(dim: int) -> str:
 class IvfPqSearcher:
     """See pipeline.index.Searcher. Scores are inner products with the quantised vectors."""
 
-    def __init__(self, index: Any, nprobe: int) -> None:
-        self._index, self._nprobe = index, nprobe
+    def __init__(self, index: Any, plain: Any, nprobe: int) -> None:
+        self._index, self._plain, self._nprobe = index, plain, nprobe
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
         """Search nprobe lists, and all of them where those hold fewer than k."""
         k = min(k, self.rows)
-        scores, ids = self._probe(queries, k, exclude, self._nprobe)
+        scores, ids = self._probe(self._index, queries, k, exclude, self._nprobe)
         short = np.flatnonzero((ids < 0).any(axis=1)) if k <= self.rows - len(exclude) else np.zeros(0, np.int64)
         if len(short):
             more = faiss.extract_index_ivf(self._index).nlist
-            scores[short], ids[short] = self._probe(queries[short], k, exclude, more)
+            scores[short], ids[short] = self._probe(self._plain, queries[short], k, exclude, more)
         return _faiss.in_order(scores, ids)
 
-    def _probe(self, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
+    def _probe(self, index: Any, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
         keep = _faiss.selector(exclude)
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, **({"sel": keep[0]} if keep is not None else {}))
         if self._transformed:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
-        scores, ids = self._index.search(np.ascontiguousarray(queries), k, params=parameters)
+        scores, ids = index.search(np.ascontiguousarray(queries), k, params=parameters)
         return scores, ids

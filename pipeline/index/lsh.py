@@ -2,7 +2,7 @@
 
 Projections are random (a rotation), with thresholds at the medians of a sample, or learned by ITQ: a PCA, turned so
 that its signs lose least (Gong, Lazebnik, "Iterative quantization", 2011). ITQ gives more per bit, and no more bits
-than dimensions.
+than dimensions. Bit sampling (Indyk, Motwani, 1998) projects nothing: its bits are drawn from the coordinates.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _binary, _faiss
 
 MIN_BITS, MAX_BITS = 256, 4096
 _TRAIN_ROWS = 65_536
 
 
 class Spec(IndexSpec):
-    """nbits per vector (None: twice the dimension, within 256..4096; for itq the dimension).
+    """nbits per vector (None: twice the dimension, within 256..4096; for itq and sample the dimension).
 
     thresholds: split each bit of a random projection at its median.
     """
 
     nbits: int | None = Field(default=None, ge=8, le=1 << 16)
     thresholds: bool = True
-    rotation: Literal["random", "itq"] = "random"
+    rotation: Literal["random", "itq", "sample"] = "random"
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nbits from the dimension, within the memory budget; UserError when the budget has no room."""
-        if self.rotation == "itq" and (dim < 8 or (self.nbits or 0) > dim):
-            raise UserError(f"lsh itq over {dim} dimensions", "gives 8 to as many bits", "use random")
+        if self.rotation != "random" and (dim < 8 or (self.nbits or 0) > dim):
+            raise UserError(f"lsh {self.rotation} over {dim} dimensions", "gives 8 to as many bits", "use random")
         if self.nbits is not None:
             if self.nbits % 8:
                 raise UserError(f"lsh nbits {self.nbits}", "is not a multiple of 8", f"use {self.nbits // 8 * 8 + 8}")
@@ -65,6 +65,9 @@ class Spec(IndexSpec):
         points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
         if self.rotation == "itq":
             _faiss.write(faiss.IndexIDMap(_itq(points, dim, self.nbits, seed)), path)
+            return
+        if self.rotation == "sample":
+            _faiss.write(faiss.IndexIDMap(_sampled(points, dim, self.nbits, seed, self.thresholds)), path)
             return
         index = faiss.IndexLSH(dim, self.nbits, True, self.thresholds)
         # The last bits of a factorisation depend on how it is split, and the rotation is to depend on the seed alone.
@@ -97,13 +100,23 @@ class Spec(IndexSpec):
 
 def _itq(points: Floats, dim: int, bits: int, seed: int) -> Any:
     """Return an empty index of ITQ codes, learned from points (n, dim)."""
-    transform = faiss.ITQTransform(dim, bits, True)
-    transform.itq.seed = seed + 123
-    # PCA wants more points than directions: a small collection is repeated, which leaves its covariance as it is.
-    enough = np.resize(points, (max(len(points), 2 * dim), dim)) if len(points) < 2 * dim else points
     with threadpool_limits(1):
-        transform.train(np.ascontiguousarray(enough))
+        transform = _binary.itq(points, dim, bits, seed)
     return faiss.IndexPreTransform(transform, faiss.IndexLSH(bits, bits, False, False))
+
+
+def _sampled(points: Floats, dim: int, bits: int, seed: int, thresholds: bool) -> Any:
+    """Return an empty index whose bits are coordinates, drawn without replacement, above their medians or zero."""
+    drawn = np.random.default_rng(seed).permutation(dim)[:bits].astype(np.int32)
+    remap = faiss.RemapDimensionsTransform(dim, bits, True)
+    faiss.copy_array_to_vector(drawn, remap.map)
+    codes = faiss.IndexLSH(bits, bits, False, thresholds)
+    if thresholds:
+        codes.train(np.ascontiguousarray(points[:, drawn]))
+    codes.is_trained = True
+    index = faiss.IndexPreTransform(remap, codes)
+    index.is_trained = True
+    return index
 
 
 class LshSearcher:

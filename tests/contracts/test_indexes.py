@@ -24,9 +24,20 @@ def unit(n: int, d: int, seed: int = 0) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
 
 
-@pytest.fixture(params=kinds(FAMILY))
+VARIANTS: dict[str, dict[str, object]] = {
+    "binary lsh": {"kind": "binary", "code": "lsh"},
+    "binary ivf": {"kind": "binary", "code": "lsh", "storage": "ivf"},
+    "binary hash": {"kind": "binary", "code": "lsh", "storage": "hash"},
+    "binary hnsw": {"kind": "binary", "code": "lsh", "storage": "hnsw"},
+    "ivfpq fast scan": {"kind": "ivfpq", "fast_scan": True},
+    "ivfpq fast scan opq": {"kind": "ivfpq", "fast_scan": True, "opq": True},
+}
+"""Settings that make another structure of a kind; each kind is tried with none first."""
+
+
+@pytest.fixture(params=[*kinds(FAMILY), *VARIANTS])
 def spec(request: pytest.FixtureRequest) -> IndexSpec:
-    made = spec_class(FAMILY, request.param)()
+    made = spec_from_json(FAMILY, VARIANTS.get(request.param, {"kind": request.param}))
     assert isinstance(made, IndexSpec)
     return made
 

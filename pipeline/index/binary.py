@@ -1,0 +1,196 @@
+"""Binary codes ranked by Hamming distance: scanned whole, in inverted lists, by hashing, or along a graph.
+
+A code is the signs of the vector itself (learned hash codes, which Parquet holds packed), of a random rotation, or of
+one learned by ITQ. The file is safetensors: faiss's binary index, the ids, and the rotation where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import faiss
+import numpy as np
+from pydantic import Field
+from safetensors.numpy import save_file
+from threadpoolctl import threadpool_limits
+
+from pipeline.core.errors import IntegrityError, UserError
+from pipeline.core.types import Floats, Ints
+from pipeline.index import Batch, IndexSpec, _binary, _faiss
+
+HASH_BITS = 16
+"""Bits of a hash at most: 65,536 buckets."""
+
+
+class Spec(IndexSpec):
+    """code: where bits come from; nbits None: as many as dimensions (rounded down to whole bytes), 2 d for lsh.
+
+    storage: flat scans all codes; ivf the nprobe nearest of nlist lists; hash the buckets within nflip bits; hnsw
+    walks a graph with m links. Settings that a storage does not use are left alone.
+    """
+
+    suffix: ClassVar[str] = ".safetensors"
+
+    code: Literal["sign", "lsh", "itq"] = "sign"
+    nbits: int | None = Field(default=None, ge=8, le=1 << 16)
+    storage: Literal["flat", "ivf", "hash", "hnsw"] = "flat"
+    nlist: int | None = Field(default=None, ge=1)
+    nprobe: int = Field(default=16, ge=1)
+    nflip: int = Field(default=2, ge=0, le=4)
+    m: int = Field(default=16, ge=4, le=64)
+    ef_search: int = Field(default=128, ge=1)
+
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - codes are small
+        """Settle nbits and nlist; UserError when a code has more bits than its source gives."""
+        bits = self.nbits or max(8, (2 * dim if self.code == "lsh" else dim) // 8 * 8)
+        if bits % 8:
+            raise UserError(f"binary nbits {bits}", "is not a multiple of 8", f"use {bits // 8 * 8 + 8}")
+        if self.code != "lsh" and bits > max(dim, 8):
+            raise UserError(f"binary nbits {bits}", f"is more than {self.code} gives of {dim} dimensions", "use lsh")
+        if self.code == "itq" and dim < 8:
+            raise UserError(f"binary itq over {dim} dimensions", "gives no whole byte", "use lsh")
+        nlist = self.nlist or max(1, min(rows // 39, round(4 * rows**0.5), 1 << 16))
+        return self.model_copy(update={"nbits": bits, "nlist": nlist})
+
+    def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
+        """The code, its id, and what finds it."""
+        assert self.nbits is not None, "settings are resolved before sizing"
+        return self.nbits // 8 + 8 + {"flat": 0, "ivf": 8, "hash": 24, "hnsw": 8 * self.m + 16}[self.storage]
+
+    def sample_rows(self, rows: int) -> int:
+        """Points for the rotation, and for the centroids of lists."""
+        lists = 64 * (self.nlist or 1) if self.storage == "ivf" else 0
+        return min(rows, max(65_536 if self.code == "itq" else 0, lists))
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+        """Draw or learn the rotation, and train the lists."""
+        assert self.nbits is not None, "settings are resolved before training"
+        points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
+        tensors = _binary.rotation(self.code, points, dim, self.nbits, seed)
+        with threadpool_limits(1):
+            index = self._empty(_binary.encode(points, tensors, self.nbits), seed)
+        _write(path, index, np.zeros(0, np.int64), tensors, dim)
+
+    def _empty(self, codes: _binary.Codes, seed: int) -> Any:
+        assert self.nbits is not None, "settings are resolved before training"
+        if self.storage == "hnsw":
+            index = faiss.IndexBinaryHNSW(self.nbits, self.m)
+            index.hnsw.efSearch = self.ef_search
+            return index
+        if self.storage != "ivf":
+            # Hash tables are quick to fill and large to store: they are made of the codes when the file is opened.
+            return faiss.IndexBinaryFlat(self.nbits)
+        assert self.nlist is not None, "settings are resolved before training"
+        index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(self.nbits), self.nbits, self.nlist)
+        index.cp.seed, index.cp.min_points_per_centroid = seed + 1234, 1
+        index.train(np.resize(codes, (max(len(codes), self.nlist), codes.shape[1])))
+        return index
+
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+        """Encode and add."""
+        index, _, tensors, dim = _read(trained)
+        ids, codes = [np.zeros(0, np.int64)], []
+        for vectors, mine in _faiss.numbered(batches):
+            ids.append(mine)
+            codes.append(_binary.encode(vectors, tensors, index.d))
+        _add(index, codes)
+        _write(path, index, np.concatenate(ids), tensors, dim)
+        return int(index.ntotal)
+
+    def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
+        """Add all codes to one index: lists stay as they were trained, a graph is built anew."""
+        merged: Any = None
+        codes, ids = [], []
+        for part, positions in parts:
+            index, mine, tensors, dim = _read(part)
+            codes.append(_binary.codes_of(index))
+            ids.append(_faiss.shifted(mine, positions))
+            merged = index
+        assert merged is not None, "there is something to merge"
+        merged.reset()
+        _add(merged, codes)
+        _write(path, merged, np.concatenate(ids), tensors, dim)
+        return int(merged.ntotal)
+
+    def load(self, path: Path, *, rows: int, dim: int) -> BinarySearcher:
+        """Open for searching."""
+        index, ids, tensors, there = _read(path)
+        kinds = {"ivf": faiss.IndexBinaryIVF, "hnsw": faiss.IndexBinaryHNSW}
+        if not isinstance(index, kinds.get(self.storage, faiss.IndexBinaryFlat)):
+            raise IntegrityError(path.name, f"holds a {type(index).__name__}, not what its manifest names")
+        if (index.ntotal, len(ids), there) != (rows, rows, dim):
+            raise IntegrityError(path.name, f"holds {len(ids)} x {there} vectors, {rows} x {dim} were recorded")
+        return BinarySearcher(self, index, ids, tensors, dim)
+
+
+class BinarySearcher:
+    """See pipeline.index.Searcher. Scores are cos(π · Hamming / nbits), the angle that random hyperplanes estimate."""
+
+    def __init__(self, spec: Spec, index: Any, ids: Ints, tensors: dict[str, Floats], dim: int) -> None:
+        self._index, self._ids, self._tensors, self._bits = index, ids, tensors, int(index.d)
+        self._exhaustive = index
+        self.rows, self.dim = len(ids), dim
+        if spec.storage == "ivf":
+            index.nprobe = min(spec.nprobe, index.nlist)
+        elif spec.storage == "hnsw":
+            self._exhaustive = faiss.downcast_IndexBinary(index.storage)
+        elif spec.storage == "hash":
+            self._index = faiss.IndexBinaryHash(self._bits, min(self._bits, HASH_BITS))
+            self._index.nflip = spec.nflip
+            if self.rows:
+                self._index.add(_binary.codes_of(index))
+
+    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+        """Search; where that finds fewer live codes than there are, scan all. What is excluded is fetched on top."""
+        k = min(k, self.rows)
+        codes = _binary.encode(np.ascontiguousarray(queries), self._tensors, self._bits)
+        buried = int(np.isin(self._ids, exclude).sum()) if len(exclude) else 0
+        wanted = min(self.rows, k + buried)
+        distance, ids = self._found(self._index, codes, wanted, exclude)
+        short = np.flatnonzero((ids[:, :wanted] >= 0).sum(axis=1) < min(k, self.rows - buried))
+        if len(short):
+            distance[short], ids[short] = self._all(codes[short], wanted, exclude)
+        scores, ids = _faiss.in_order(np.cos(np.pi * distance / self._bits), ids)
+        return scores[:, :k], ids[:, :k]
+
+    def _found(self, index: Any, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+        distance, rows = index.search(codes, k)
+        ids = np.where(rows < 0, -1, self._ids[np.maximum(rows, 0)])
+        if len(exclude):
+            ids = np.where(np.isin(ids, exclude), -1, ids)
+        return distance.astype(np.float32), ids
+
+    def _all(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+        if not isinstance(self._exhaustive, faiss.IndexBinaryIVF):
+            return self._found(self._exhaustive, codes, k, exclude)
+        probe, self._exhaustive.nprobe = self._exhaustive.nprobe, self._exhaustive.nlist
+        try:
+            return self._found(self._exhaustive, codes, k, exclude)
+        finally:
+            self._exhaustive.nprobe = probe
+
+
+def _add(index: Any, codes: Sequence[_binary.Codes]) -> None:
+    """Add codes at once and by one thread: the order in which a graph grows is part of what it becomes."""
+    if sum(len(part) for part in codes):
+        with threadpool_limits(1):
+            index.add(np.concatenate(codes))
+
+
+def _write(path: Path, index: Any, ids: Ints, tensors: dict[str, Floats], dim: int) -> None:
+    blob = faiss.serialize_index_binary(index)
+    save_file({"index": blob, "ids": ids, "dim": np.array([dim]), **tensors}, path)
+
+
+def _read(path: Path) -> tuple[Any, Ints, dict[str, Floats], int]:
+    tensors = _binary.tensors_of(path, ("index", "ids", "dim"))
+    faiss.set_deserialization_vector_byte_limit(path.stat().st_size + _faiss.SLACK)
+    try:
+        index = faiss.deserialize_index_binary(tensors.pop("index"))
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[-160:]
+        raise IntegrityError(path.name, f"is no index that faiss can read ({line})") from None
+    ids, dim = tensors.pop("ids"), int(tensors.pop("dim")[0])
+    return index, ids, tensors, dim
