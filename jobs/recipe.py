@@ -21,6 +21,7 @@ from pipeline.core.names import public_url
 from pipeline.core.specs import explain, kinds, spec_class
 from pipeline.core.storage import split_location
 from pipeline.core.types import Artifact, as_json
+from pipeline.features.backbones import pixel_statistics
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening, from_components
 
@@ -148,7 +149,9 @@ def _extractor(options: RecipeOptions, base: dict[str, Any], blobs: dict[str, by
     ):
         backbone = options.backbone or body.get("backbone", DEFAULT_BACKBONE)
         name = options.weights or (stated if isinstance(stated, str) else None) or _again(body, backbone)
-        weights = named_weights(backbone, name)
+        weights = named_weights(backbone, name, head=bool(body.get("projection")))
+        if backbone.startswith("timm:") and "mean" not in body:
+            body["mean"], body["std"] = pixel_statistics(backbone)
         body.update(backbone=backbone, weights=_store(weights, blobs), origin=weights.origin)
     for name in SETTINGS:
         value = getattr(options, name)

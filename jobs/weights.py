@@ -34,8 +34,15 @@ class Weights:
         return data
 
 
-def named_weights(backbone: str, name: str) -> Weights:
-    """Resolve --weights: "imagenet", "random:SEED", or the location of a file."""
+HEADS = ("fc.", "head.", "hash.")
+"""What the linear layer after pooling is called in checkpoints of hash and embedding networks."""
+
+
+def named_weights(backbone: str, name: str, *, head: bool = False) -> Weights:
+    """Resolve --weights: "imagenet", "random:SEED", or the location of a file.
+
+    head: take a file's last linear layer for the projection after pooling, unless it holds one by that name.
+    """
     if name == "imagenet":
         return Weights(tensors=imagenet_tensors(backbone), origin="imagenet", backbone=backbone)
     if name.startswith(RANDOM_WEIGHTS):
@@ -44,7 +51,11 @@ def named_weights(backbone: str, name: str) -> Weights:
             raise UserError(f"--weights {name}", "names no seed", "write for example random:0")
         return Weights(tensors=random_tensors(backbone, int(seed)), origin=name, backbone=backbone)
     checkpoint = checkpoint_at(name)
-    return Weights(tensors=checkpoint.tensors, origin=Path(public_url(name)).name, backbone=backbone)
+    tensors = dict(checkpoint.tensors)
+    if head and "projection.weight" not in tensors:
+        for key in [key for key in tensors if key.startswith(HEADS)]:
+            tensors[f"projection.{key.rpartition('.')[2]}"] = tensors.pop(key)
+    return Weights(tensors=tensors, origin=Path(public_url(name)).name, backbone=backbone)
 
 
 def checkpoint_at(location: str) -> Checkpoint:

@@ -200,8 +200,6 @@ def _from_cirtorch(body: dict[str, Any], name: str, sha: str) -> Checkpoint:
     meta = dict(body["meta"])
     arch, pooling = str(meta.get("architecture", "")), str(meta.get("pooling", "gem"))
     backbone = _supported(arch, arch, name)
-    if meta.get("local_whitening"):
-        raise UserError(name, "has a local whitening layer, which no extractor kind applies", "use another network")
     if pooling not in CIRTORCH_POOLING:
         raise UserError(name, f"pools by {pooling!r}", f"only {', '.join(CIRTORCH_POOLING)} are known")
     tensors = {_cirtorch_name(k, backbone): v for k, v in _tensors(body["state_dict"], name).items()}
@@ -210,6 +208,7 @@ def _from_cirtorch(body: dict[str, Any], name: str, sha: str) -> Checkpoint:
         "pooling": CIRTORCH_POOLING[pooling],
         "gem_p": None,
         "regional": regional,
+        "local_whitening": bool(meta.get("local_whitening", False)),
         "projection": bool(meta.get("whitening", False)),
         "l2_before_projection": True,
         "scale_resize": "tensor",
@@ -234,7 +233,8 @@ def _from_cirtorch(body: dict[str, Any], name: str, sha: str) -> Checkpoint:
 
 
 def _cirtorch_name(key: str, backbone: str) -> str:
-    for old, new in (("pool.rpool.", "regional."), ("pool.whiten.", "regional."), ("whiten.", "projection.")):
+    renamed = {"pool.rpool.": "regional.", "pool.whiten.": "regional.", "whiten.": "projection.", "lwhiten.": "local."}
+    for old, new in renamed.items():
         if key.startswith(old):
             return new + key.removeprefix(old)
     head, _, rest = key.partition(".")

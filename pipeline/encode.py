@@ -6,7 +6,7 @@ Beside whitening it is the other thing that is fitted from the collection. The a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +20,12 @@ from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.extras import library
 from pipeline.core.specs import Spec
 from pipeline.core.types import Artifact, DescriptorBatch, Floats, Ints
+from pipeline.features import mop
+from pipeline.features.codebook import kmeans
 from pipeline.features.encode import Mixture, asmk, assign, bow, fisher, inverse_document_frequency, unit, vlad
 from pipeline.whiten import Moments, fit_pca
 
-Method = Literal["bow", "vlad", "fisher", "asmk"]
+Method = Literal["bow", "vlad", "fisher", "asmk", "mop"]
 MOST_DIM = 1 << 17
 """Longest vector of an encoding: 256 kB an image in float16."""
 ROWS_PER_WORD = 256
@@ -35,7 +37,8 @@ class EncodeSpec(Spec):
     words: of the codebook (components of the mixture for fisher). pca: dimensions that local descriptors are reduced
     to before, None for as they are. power: on counts, residuals or gradients; intra: VLAD words to unit length. keep:
     store the local descriptors beside the vector, for verification by geometry. The codebook is fitted from local
-    descriptors drawn from the first `sample_shards` shards in a seeded order.
+    descriptors drawn from the first `sample_shards` shards in a seeded order. mop: per patch size a codebook of `words`
+    over `pca` dimensions, and a PCA of its VLAD to `level_dims`; the whole image's vector stays as it is.
     """
 
     method: Method
@@ -44,17 +47,25 @@ class EncodeSpec(Spec):
     power: float = Field(default=0.5, gt=0, le=1)
     intra: bool = True
     keep: bool = False
+    level_dims: int = Field(default=512, ge=1)
     sample_shards: int = Field(default=64, ge=1)
     seed: int = 0
     artifact: Artifact | None = None
 
     def dim(self, local: int) -> int:
         """Return the length of the vectors made of local descriptors of length `local`; UserError when too long."""
+        if self.method == "mop":
+            return self.level_dims
         inner = min(local, self.pca or local)
         found = {"bow": 1, "vlad": inner, "fisher": 2 * inner, "asmk": inner}[self.method] * self.words
         if found > MOST_DIM:
             raise UserError(f"encoding with {self.words} words", f"gives {found} dimensions", "use fewer words or pca")
         return found
+
+    @property
+    def settings(self) -> mop.Settings:
+        """Return what mop's encoding takes."""
+        return mop.Settings(**{field.name: getattr(self, field.name) for field in fields(mop.Settings)})
 
     @property
     def sample_rows(self) -> int:
@@ -89,19 +100,30 @@ class Encoder:
             return asmk(x, centroids)
         return vlad(x, centroids, power=spec.power, intra=spec.intra)
 
+    def of_image(self, batch: DescriptorBatch) -> Floats:
+        """Return the vector of one image's local descriptors."""
+        return (
+            mop.vector(self.spec.settings, self.tensors, batch)
+            if self.spec.method == "mop"
+            else self.vector(batch.vectors)
+        )
+
     def apply(self, batch: DescriptorBatch, images: int) -> DescriptorBatch:
         """Return one vector per image that has local descriptors; those that have none have no row."""
         rows, vectors = [], []
         for image in range(images):
-            x = batch.of(image).vectors
-            if len(x):
+            mine = batch.of(image)
+            if len(mine.vectors):
                 rows.append(image)
-                vectors.append(self.vector(x))
-        dim = self.spec.dim(batch.vectors.shape[1])
-        stacked = np.stack(vectors) if vectors else np.zeros((0, dim), np.float32)
+                vectors.append(self.of_image(mine))
+        stacked = np.stack(vectors) if vectors else np.zeros((0, self.dim(batch.vectors.shape[1])), np.float32)
         return DescriptorBatch(
             vectors=stacked, image_row=np.array(rows, np.int64), local=batch if self.spec.keep else None
         )
+
+    def dim(self, local: int) -> int:
+        """Return the length of the vectors made of local descriptors of length `local`."""
+        return mop.dim(self.tensors, local) if self.spec.method == "mop" else self.spec.dim(local)
 
     def to_bytes(self) -> bytes:
         """Serialise the tensors as safetensors; the settings are the recipe's."""
@@ -111,7 +133,7 @@ class Encoder:
     @staticmethod
     def from_bytes(spec: EncodeSpec, data: bytes) -> Encoder:
         """Read `to_bytes` back; the caller has verified the digest."""
-        needed = {"bow": ("centroids", "idf"), "fisher": ("weights", "means", "variances")}
+        needed = {"bow": ("centroids", "idf"), "fisher": ("weights", "means", "variances"), "mop": ("levels",)}
         try:
             tensors = load_safetensors(data)
         except SafetensorError as error:
@@ -122,8 +144,8 @@ class Encoder:
         return Encoder(spec=spec, tensors=tensors)
 
 
-def fit_encoder(spec: EncodeSpec, sample: Floats, images: Callable[[], Iterable[Floats]]) -> Encoder:
-    """Fit PCA and codebook from local descriptors (n, d); images gives those of each sampled image, for bow's idf.
+def fit_encoder(spec: EncodeSpec, sample: Floats, images: Callable[[], Iterable[DescriptorBatch]]) -> Encoder:
+    """Fit PCA and codebook from local descriptors (n, d); images gives those of each sampled image, for bow and mop.
 
     One thread: the last bits of a product depend on how it is split. UserError when there are too few.
     """
@@ -132,6 +154,8 @@ def fit_encoder(spec: EncodeSpec, sample: Floats, images: Callable[[], Iterable[
             f"codebook of {spec.words} words", f"has {len(sample)} local descriptors to learn from", "use fewer words"
         )
     with threadpool_limits(1):
+        if spec.method == "mop":
+            return Encoder(spec=spec, tensors=mop.fit(spec.settings, list(images())))
         tensors: dict[str, Floats] = {}
         if spec.pca is not None:
             whitening = fit_pca(Moments.of(sample), power=0.0, dims=spec.pca)
@@ -141,22 +165,10 @@ def fit_encoder(spec: EncodeSpec, sample: Floats, images: Callable[[], Iterable[
         if spec.method == "fisher":
             tensors.update(_mixture(x, spec))
         else:
-            tensors["centroids"] = _kmeans(x, spec)
+            tensors["centroids"] = kmeans(x, spec.words, spec.seed)
         if spec.method == "bow":
             tensors["idf"] = _idf(Encoder(spec=spec, tensors=tensors), images())
     return Encoder(spec=spec, tensors=tensors)
-
-
-def _kmeans(x: Floats, spec: EncodeSpec) -> Floats:
-    import faiss
-
-    kmeans = faiss.Kmeans(
-        x.shape[1], spec.words, niter=20, seed=spec.seed + 1, max_points_per_centroid=ROWS_PER_WORD, verbose=False
-    )
-    # faiss would warn about samples below 39 a word; small collections are as they are.
-    kmeans.cp.min_points_per_centroid = 1
-    kmeans.train(np.ascontiguousarray(x))
-    return np.asarray(kmeans.centroids, dtype=np.float32)
 
 
 def _mixture(x: Floats, spec: EncodeSpec) -> dict[str, Floats]:
@@ -176,10 +188,10 @@ def _mixture(x: Floats, spec: EncodeSpec) -> dict[str, Floats]:
     }
 
 
-def _idf(encoder: Encoder, images: Iterable[Floats]) -> Floats:
+def _idf(encoder: Encoder, images: Iterable[DescriptorBatch]) -> Floats:
     documents: Ints = np.zeros(encoder.spec.words, np.int64)
     count = 0
-    for x in images:
-        documents[np.unique(assign(encoder.reduce(x), encoder.tensors["centroids"]))] += 1
+    for image in images:
+        documents[np.unique(assign(encoder.reduce(image.vectors), encoder.tensors["centroids"]))] += 1
         count += 1
     return inverse_document_frequency(documents, count)

@@ -48,7 +48,7 @@ class Encoded:
 
     def __init__(self, extractor: Extractor, encoder: Encoder) -> None:
         self._extractor, self._encoder = extractor, encoder
-        self.dim = encoder.spec.dim(extractor.dim)
+        self.dim = encoder.dim(extractor.dim)
         self.prepare = extractor.prepare
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:

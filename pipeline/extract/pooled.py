@@ -7,7 +7,7 @@ DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -23,15 +23,16 @@ from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
 from pipeline.extract import ExtractSpec
-from pipeline.features.backbones import BACKBONES, build_backbone, load_state
+from pipeline.features.backbones import BACKBONES, backbone, build_backbone, load_state
 from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
-from pipeline.features.regions import regional
+from pipeline.features.regions import overlapping_rmac, regional
 
-Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac"]
-EXTRA_PREFIXES = ("pool.", "projection.", "regional.")
-"""Tensors of a weight file that are not the backbone's: learned exponents, the FC head, region whitening."""
+Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
+EXTRA_PREFIXES = ("pool.", "projection.", "regional.", "local.")
+"""Tensors of a weight file that are not the backbone's: learned exponents, the FC head, whitening of regions, of
+positions."""
 
 
 class Spec(ExtractSpec):
@@ -41,6 +42,9 @@ class Spec(ExtractSpec):
     them. pooling "raac" concatenates the means of raac_grid x raac_grid cells. gem_p None takes the learned `pool.p`.
     projection applies the FC head (DIR's fc, cirtorch's whiten); l2_before_projection is cirtorch's order and DIR's
     norm_features. regional whitens each region (cirtorch's Rpool, with `regional.p` when pooling is gem).
+    pooling "cls" takes a transformer's class token. local_whitening applies cirtorch's lwhiten to each position before
+    pooling. rmac_grid "overlap" is CNN-CBIR's: windows of every level at half overlap; last_pool keeps VGG's and
+    AlexNet's last max-pool, as there.
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
     decoding "reduced" decodes large JPEGs at a fraction of their size, down to 1.5 times what `resize` wants.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
@@ -52,6 +56,9 @@ class Spec(ExtractSpec):
     pooling: Pooling = "gem"
     gem_p: float | None = 3.0
     rmac_levels: int = Field(default=3, ge=1, le=6)
+    rmac_grid: Literal["steps", "overlap"] = "steps"
+    last_pool: bool = False
+    local_whitening: bool = False
     raac_grid: int = Field(default=2, ge=1, le=8)
     regional: bool = False
     projection: bool = False
@@ -68,8 +75,14 @@ class Spec(ExtractSpec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone {self.backbone!r} is not known; choose one of {', '.join(sorted(BACKBONES))}")
+        timm = self.backbone.startswith("timm:")
+        if not timm and self.backbone not in BACKBONES:
+            names = ", ".join(sorted(BACKBONES))
+            raise ValueError(f"backbone {self.backbone!r} is not known; choose one of {names} or timm:NAME")
+        if self.pooling == "cls" and not (timm or BACKBONES[self.backbone].class_token):
+            raise ValueError(f"{self.backbone} has no class token to take for pooling cls")
+        if self.last_pool and self.backbone not in ("alexnet", "vgg16", "vgg19"):
+            raise ValueError(f"{self.backbone} has no last max-pool to keep")
         if not self.scales or not all(0 < s <= 4 for s in self.scales):
             raise ValueError("scales must be one or more numbers in ]0, 4]")
         if self.gem_p is not None and not 0 < self.gem_p <= 100:
@@ -99,13 +112,20 @@ class PooledExtractor:
         self._resize = Resize.parse(spec.resize)
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-        self._network = optimized(network, device, self._dtype)
+        self._network: Any = optimized(network, device, self._dtype)
         # What could not be converted as a whole computes its products in half precision.
         self._autocast = spec.precision == "bf16" and not is_optimized(self._network)
         self._pool = _pooling(spec, self._extras)
-        self._min_side = BACKBONES[spec.backbone].min_side
-        self.dim = BACKBONES[spec.backbone].channels * (spec.raac_grid**2 if spec.pooling == "raac" else 1)
-        for flag, name in ((spec.projection, "projection.weight"), (spec.regional, "regional.weight")):
+        facts = backbone(spec.backbone)
+        self._min_side = 2 * facts.stride if spec.last_pool else facts.min_side
+        if spec.pooling == "cls" and not facts.class_token:
+            raise UserError(f"--backbone {spec.backbone}", "has no class token", "use another pooling")
+        self.dim = facts.channels * (spec.raac_grid**2 if spec.pooling == "raac" else 1)
+        for flag, name in (
+            (spec.local_whitening, "local.weight"),
+            (spec.regional, "regional.weight"),
+            (spec.projection, "projection.weight"),
+        ):
             if flag:
                 self.dim = int(_need(self._extras, name, spec).shape[0])
 
@@ -153,18 +173,27 @@ class PooledExtractor:
         spec = self.spec
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            features = self._network(x if self._autocast else x.to(self._dtype))
+            x = x if self._autocast else x.to(self._dtype)
+            features = self._network.class_vector(x) if spec.pooling == "cls" else self._network(x)
         # Powers of small activations underflow in half precision: pooling is always float32.
-        features = features.float()
-        if spec.center_bias:
-            features = features * _center_weight(features, spec.center_bias)
-        vectors = self._pool(features)
+        vectors = features.float() if spec.pooling == "cls" else self._pooled(features.float())
         if spec.projection:
             vectors = l2_normalize(vectors) if spec.l2_before_projection else vectors
             vectors = nn.functional.linear(
                 vectors, self._extras["projection.weight"], self._extras.get("projection.bias")
             )
         return l2_normalize(vectors)
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        spec = self.spec
+        if spec.last_pool:
+            features = nn.functional.max_pool2d(features, 2)
+        if spec.local_whitening:
+            weight, bias = self._extras["local.weight"], self._extras.get("local.bias")
+            features = nn.functional.conv2d(features, weight[:, :, None, None], bias)
+        if spec.center_bias:
+            features = features * _center_weight(features, spec.center_bias)
+        return self._pool(features)
 
     def _pool_scales(self, per_scale: list[Tensor]) -> Tensor:
         spec = self.spec
@@ -195,8 +224,11 @@ def _pooling(spec: Spec, extras: dict[str, Tensor]) -> Callable[[Tensor], Tensor
         "crow": crow,
         "rmac": mac,
         "raac": lambda x: raac(x, spec.raac_grid),
+        "cls": spoc,
     }
     pool = plain[spec.pooling]
+    if spec.pooling == "rmac" and spec.rmac_grid == "overlap":
+        return lambda x: overlapping_rmac(x, levels=spec.rmac_levels)
     if spec.regional or spec.pooling == "rmac":
         return lambda x: regional(x, pool=pool, levels=spec.rmac_levels, whiten=whiten)
     return pool

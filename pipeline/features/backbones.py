@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
+from pipeline.features import timm_backbones
+from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Backbone:
     stride: int
     min_side: int
     head: tuple[str, ...]
-    """Prefixes of the torchvision tensors that the cut leaves behind."""
+    """Prefixes of the tensors that the cut leaves behind."""
+    class_token: bool = False
 
 
 def _family(names: Mapping[str, int], stride: int, min_side: int, *head: str) -> dict[str, Backbone]:
@@ -48,12 +52,32 @@ BACKBONES: dict[str, Backbone] = {
     **_family({"efficientnet_b6": 2304, "efficientnet_b7": 2560}, 32, 1, "classifier."),
     **_family({"convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024}, 32, 32, "classifier."),
     **_family({"convnext_large": 1536}, 32, 32, "classifier."),
-    **_family({"vit_b_16": 768}, 16, 16, "heads."),
+    "vit_b_16": Backbone(channels=768, stride=16, min_side=16, head=("heads.",), class_token=True),
 }
+
+
+@lru_cache(maxsize=256)
+def backbone(name: str) -> Backbone:
+    """Return the facts of a torchvision backbone, or of `timm:<name>`; UserError for one that neither has."""
+    if not name.startswith(timm_backbones.PREFIX):
+        return _known(name)
+    channels, stride, class_token, _ = timm_backbones.facts(name)
+    heads = ("head.", "head_dist.", "fc.", "classifier.", "fc_norm.")
+    return Backbone(channels=channels, stride=stride, min_side=stride, head=heads, class_token=class_token)
+
+
+def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the (mean, std) of pixels that a backbone's published weights were trained with."""
+    if name.startswith(timm_backbones.PREFIX):
+        return timm_backbones.facts(name)[3]
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def build_backbone(name: str) -> nn.Module:
     """Return the cut network, uninitialised: (N,3,H,W) float -> (N,C,h,w). eval mode, no gradients."""
+    if name.startswith(timm_backbones.PREFIX):
+        # Some of its buffers are computed and in no weight file: it is built as it is.
+        return timm_backbones.build(name)
     # On "meta" no time is spent on an initialisation that loading overwrites anyway.
     with torch.device("meta"):
         full = _full(name)
@@ -78,9 +102,14 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     fp16 tensors become fp32. UserError names the first tensors that are missing, left over or of another shape.
     """
+    network = network.model if isinstance(network, timm_backbones.TimmMap) else network
     wanted = network.state_dict()
     head = _head_prefixes(network)
-    given = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items() if not n.startswith(head)}
+    given = {
+        n: t.float() if t.is_floating_point() else t
+        for n, t in tensors.items()
+        if n in wanted or not n.startswith(head)
+    }
     # Checkpoints older than torch 0.4.1 have no step counter; it plays no part in inference.
     for name in wanted:
         if name.endswith("num_batches_tracked"):
@@ -97,6 +126,8 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def cut(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return only the tensors that the cut network of that name uses."""
+    if name.startswith(timm_backbones.PREFIX):
+        return dict(tensors)
     wanted = build_backbone(name).state_dict()
     return {key: value for key, value in tensors.items() if key in wanted}
 
@@ -105,12 +136,15 @@ def random_tensors(name: str, seed: int) -> dict[str, Tensor]:
     """Return torchvision's own initialisation under a seed, as the same values every time; global state untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = _full(name).state_dict()
+        timm = name.startswith(timm_backbones.PREFIX)
+        state = timm_backbones.random_tensors(name) if timm else _full(name).state_dict()
     return cut(name, state)
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
     """Return torchvision's IMAGENET1K_V1 weights (the ones the field compares with), from its cache or its server."""
+    if name.startswith(timm_backbones.PREFIX):
+        return timm_backbones.pretrained_tensors(name)
     weights = _pretrained(name)
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
@@ -147,7 +181,10 @@ def _full(name: str) -> Any:
 
 
 def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
-    return ("heads.",) if isinstance(network, _ViTMap) else ("classifier.", "fc.")
+    if isinstance(network, _ViTMap):
+        return ("heads.",)
+    torchvisions = isinstance(network, (_Features, _ResNetMap))
+    return ("classifier.", "fc.") if torchvisions else ("classifier.", "fc.", "head.", "head_dist.", "fc_norm.")
 
 
 class _Features(nn.Module):
@@ -188,13 +225,21 @@ class _ViTMap(nn.Module):
         self.conv_proj, self.class_token, self.encoder = full.conv_proj, full.class_token, full.encoder
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.map_and_class(x)[0]
+
+    def class_vector(self, x: Tensor) -> Tensor:
+        """Return the class token (N,C) after the last norm."""
+        return self.map_and_class(x)[1]
+
+    def map_and_class(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the patch tokens (N,C,h,w) and the class token (N,C)."""
         patches = self.conv_proj(x)
         n, c, h, w = patches.shape
         tokens = torch.cat([self.class_token.expand(n, -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         tokens = self.encoder.dropout(tokens + self._positions(h, w))
         tokens = self.encoder.ln(self.encoder.layers(tokens))
         grid: Tensor = tokens[:, 1:].transpose(1, 2).reshape(n, c, h, w)
-        return grid
+        return grid, tokens[:, 0]
 
     def _positions(self, h: int, w: int) -> Tensor:
         embedding: Tensor = self.encoder.pos_embedding

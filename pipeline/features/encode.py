@@ -8,15 +8,17 @@ of ASMK* (Tolias, Avrithis, Jégou, 2013). All are float32 and of unit length, o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.types import Floats, Ints
 
 _TINY = 1e-12
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: npt.NDArray[Any]) -> Floats:
     """Return vectors (..., d) divided by their length; zero stays zero."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, _TINY), dtype=np.float32)

@@ -79,6 +79,23 @@ def regional(
     return total
 
 
+def overlapping_rmac(x: Tensor, *, levels: int = 3, overlap: float = 0.5) -> Tensor:
+    """CNN-CBIR's R-MAC: per level max-pooling by windows that overlap, L2 each, summed. (N,C,H,W) -> (N,C).
+
+    Window max(floor(2·min / (l+1)), 2), stride max(floor((1 - overlap)·window), 1): nothing reaches the far borders
+    for certain, and the whole map is not added. A map narrower than a window is one region.
+    """
+    height, width = x.shape[2:]
+    small = min(height, width)
+    total = torch.zeros(x.shape[:2], dtype=torch.float32, device=x.device)
+    for level in range(1, levels + 1):
+        window = min(small, max(2 * small // (level + 1), 2))
+        stride = max(int((1 - overlap) * window), 1)
+        regions = torch.nn.functional.max_pool2d(x.float(), window, stride).flatten(2)
+        total = total + l2_normalize_additive(regions).sum(dim=2)
+    return total
+
+
 def regional_vectors(x: Tensor, *, pool: Pool = mac, levels: int = 3) -> tuple[Tensor, tuple[Region, ...]]:
     """Return L2-normalised vectors (N,R,C) of the grid's regions and the regions themselves, for localisation."""
     grid = rmac_grid(int(x.shape[2]), int(x.shape[3]), levels)

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
+from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
 from pipeline.encode import EncodeSpec, fit_encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
@@ -77,11 +77,11 @@ class CodebookTask:
         return catalog.put_artifact(fitted.to_bytes(), "codebook.safetensors")
 
 
-def _per_image(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[Floats]:
+def _per_image(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[DescriptorBatch]:
     for file, reader in zip(files, readers(catalog, files), strict=True):
         batch = reader.batch()
         for image in range(file.indexed):
-            yield batch.of(image).vectors
+            yield batch.of(image)
 
 
 def sample_shards(shards: Iterable[Shard], spec: WhitenSpec | EncodeSpec) -> list[Shard]:

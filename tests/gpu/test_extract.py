@@ -77,5 +77,5 @@ def test_a_compiled_network_agrees(tmp_path: Path, backbone: str) -> None:
     extractor = Spec(backbone=backbone, weights=weights, resize="longest:256").build(store, torch.device("cuda"))
     images = [extractor.prepare(jpeg(seed, 320, 240)) for seed in range(4)]
     plain = extractor.extract(images).vectors
-    extractor._network = torch.compile(extractor._network)  # type: ignore[assignment]
+    extractor._network = torch.compile(extractor._network)
     assert np.einsum("nd,nd->n", plain, extractor.extract(images).vectors).min() > 0.9999

@@ -1,0 +1,141 @@
+"""DELF: attentive deep local features of an image pyramid; several descriptors per image, with boxes and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pipeline.core.artifacts import read_artifact
+from pipeline.core.specs import NOT_IN_FINGERPRINT
+from pipeline.core.storage import Store
+from pipeline.core.types import Artifact, DescriptorBatch
+from pipeline.decode import Decoded, Resize, decode
+from pipeline.extract import ExtractSpec, at_least
+from pipeline.features.attention import CUTS, Attention, LocalMap, boxes, norm_attention
+from pipeline.features.backbones import build_backbone, load_state
+from pipeline.features.fuse import optimized
+from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
+
+EXTRA_PREFIXES = ("attention.", "pca.", "pool.", "projection.", "regional.", "local.")
+LEAST_SIDE = 10
+"""Images below are not described, as in DELF; the same goes for levels of the pyramid."""
+SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+"""DELF's image pyramid."""
+
+
+class Spec(ExtractSpec):
+    """Settings of deep local features.
+
+    weights: safetensors with torchvision's names; `attention.*` for a learned score, `pca.mean` (d,) and
+    `pca.components` (k, d) for a reduction that belongs to them (otherwise the recipe's whitening or encoding reduces).
+    attention: learned is DELF's head, norm the feature's own length. threshold: least score. features: at most so many
+    per image, over all scales, by score. mean and std: DELF's TensorFlow networks take (x - 128) / 128.
+    """
+
+    local: ClassVar[bool] = True
+
+    backbone: str = "resnet50"
+    weights: Artifact
+    origin: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
+    attention: Literal["learned", "norm"] = "norm"
+    threshold: float = 0.0
+    features: int = Field(default=1000, ge=1, le=20_000)
+    scales: tuple[float, ...] = SCALES
+    resize: str = "longest:1024"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backbone not in CUTS:
+            raise ValueError(f"backbone {self.backbone!r} has no local features; choose one of {', '.join(CUTS)}")
+        if not self.scales or not all(0 < s <= 4 for s in self.scales):
+            raise ValueError("scales must be one or more numbers in ]0, 4]")
+        Resize.parse(self.resize)
+        return self
+
+    @property
+    def label(self) -> str:
+        """Backbone, attention and origin of the weights."""
+        return f"delf of {self.backbone}, {self.attention} attention ({self.origin or self.weights.sha256[:12]})"
+
+    def build(self, store: Store, device: torch.device) -> DelfExtractor:
+        """Load the weights (verified) and return the extractor on `device`."""
+        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
+        extras = {name: value for name, value in tensors.items() if name.startswith(EXTRA_PREFIXES)}
+        network = build_backbone(self.backbone)
+        load_state(network, {name: value for name, value in tensors.items() if name not in extras})
+        return DelfExtractor(self, network, extras, device)
+
+
+class DelfExtractor:
+    """The loaded descriptor; see `pipeline.extract.Extractor`."""
+
+    def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self._cut = CUTS[spec.backbone]
+        self._resize = Resize.parse(spec.resize)
+        self._network = optimized(LocalMap(network, self._cut), device, torch.float32)
+        self._score = Attention(extras) if spec.attention == "learned" else norm_attention
+        self._pca: tuple[Tensor, Tensor] | None = None
+        if "pca.components" in extras:
+            self._pca = (extras["pca.mean"].to(device), extras["pca.components"].to(device))
+        self.dim = self._cut.channels if self._pca is None else len(self._pca[1])
+
+    def prepare(self, data: bytes) -> Decoded:
+        """Decode and resize; images below 10 pixels a side are refused."""
+        return at_least(LEAST_SIDE, decode(data, self._resize))
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        """Return the best-scored descriptors of each image over all scales, L2-normalised, best first."""
+        with torch.inference_mode():
+            x = normalize_pixels(
+                torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device),
+                self.spec.mean,
+                self.spec.std,
+            )
+            levels = [found for scale in self.spec.scales if (found := self._level(x, scale)) is not None]
+            described = [self._best(image, number, levels) for number, image in enumerate(images)]
+        return DescriptorBatch.joined(described, self.dim)
+
+    def _level(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float] | None:
+        """Return features (N,P,C), scores (N,P) and boxes (P,4) of one scale; None for one that is too small."""
+        height, width = round(x.shape[2] * scale), round(x.shape[3] * scale)
+        if min(height, width) < LEAST_SIDE:
+            return None
+        if scale != 1.0:
+            x = nn.functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+        features = self._network(x.contiguous(memory_format=torch.channels_last)).float()
+        scores: Tensor = self._score(features)
+        places = boxes(features.shape[2], features.shape[3], self._cut, scale)
+        return features.flatten(2).transpose(1, 2), scores.flatten(1), places, scale
+
+    def _best(
+        self, image: Decoded, number: int, levels: Sequence[tuple[Tensor, Tensor, Tensor, float]]
+    ) -> DescriptorBatch:
+        spec = self.spec
+        scores = torch.cat([level[1][number] for level in levels]).cpu()
+        places = torch.cat([level[2] for level in levels])
+        scales = torch.cat([torch.full((len(level[2]),), level[3]) for level in levels])
+        # A stable sort: equal scores keep the order of scales and positions.
+        order = torch.sort(scores, descending=True, stable=True).indices
+        order = order[scores[order] >= spec.threshold][: spec.features] if spec.threshold else order[: spec.features]
+        features = torch.cat([level[0][number] for level in levels])[order.to(self.device)]
+        vectors = l2_normalize(features)
+        if self._pca is not None:
+            vectors = l2_normalize((vectors - self._pca[0]) @ self._pca[1].T)
+        height, width = image.pixels.shape[:2]
+        zoom = torch.tensor([image.width / width, image.height / height] * 2)
+        return DescriptorBatch(
+            vectors=vectors.cpu().numpy(),
+            image_row=np.zeros(len(order), np.int64),
+            boxes=(places[order] * zoom).numpy().astype(np.float32),
+            scales=scales[order].numpy().astype(np.float32),
+            scores=scores[order].numpy().astype(np.float32),
+        )

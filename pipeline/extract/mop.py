@@ -1,0 +1,116 @@
+"""MOP (Gong et al., "Multi-scale orderless pooling", 2014): deep vectors of the whole image and of its patches.
+
+The vectors are local descriptors whose scale is the side of their patch; the encoding `mop` makes one vector of them.
+Patches are described by the pooled features of any backbone, where the paper has the fc7 of a CaffeNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pipeline.core.artifacts import read_artifact
+from pipeline.core.specs import NOT_IN_FINGERPRINT
+from pipeline.core.storage import Store
+from pipeline.core.types import Artifact, DescriptorBatch
+from pipeline.decode import Decoded, Resize, decode
+from pipeline.extract import ExtractSpec, at_least
+from pipeline.features.backbones import BACKBONES, build_backbone, load_state
+from pipeline.features.fuse import optimized
+from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
+from pipeline.features.pooling import gem, spoc
+
+EXTRA_PREFIXES = ("pool.", "projection.", "regional.", "local.", "attention.", "pca.")
+
+
+class Spec(ExtractSpec):
+    """side: images are resized to side x side. patches: their sides, the first is the whole image. stride: between
+    patches, in pixels. pooling: of a patch's map, spoc (mean) or gem.
+    """
+
+    local: ClassVar[bool] = True
+
+    backbone: str
+    weights: Artifact
+    origin: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
+    side: int = Field(default=256, ge=32, le=1024)
+    patches: tuple[int, ...] = (256, 128, 64)
+    stride: int = Field(default=32, ge=1)
+    pooling: Literal["spoc", "gem"] = "spoc"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone {self.backbone!r} is not known; choose one of {', '.join(sorted(BACKBONES))}")
+        least = BACKBONES[self.backbone].min_side
+        if self.patches[:1] != (self.side,) or list(self.patches) != sorted(set(self.patches), reverse=True):
+            raise ValueError("patches begin with the side of the image and become smaller")
+        if self.patches[-1] < least:
+            raise ValueError(f"{self.backbone} takes patches of {least} pixels at least")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Patches, backbone, weights."""
+        sides = ", ".join(map(str, self.patches))
+        return f"mop of {self.backbone}, patches of {sides} ({self.origin or self.weights.sha256[:12]})"
+
+    def build(self, store: Store, device: torch.device) -> MopExtractor:
+        """Load the weights (verified) and return the extractor on `device`."""
+        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
+        network = build_backbone(self.backbone)
+        load_state(network, {name: value for name, value in tensors.items() if not name.startswith(EXTRA_PREFIXES)})
+        return MopExtractor(self, network, device)
+
+
+class MopExtractor:
+    """The loaded descriptor; see `pipeline.extract.Extractor`."""
+
+    def __init__(self, spec: Spec, network: nn.Module, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self._resize = Resize.parse(f"exact:{spec.side}x{spec.side}")
+        self._network = optimized(network, device, torch.float32)
+        self.dim = BACKBONES[spec.backbone].channels
+
+    def prepare(self, data: bytes) -> Decoded:
+        """Decode, resize to a square; a picture of a few pixels has no patches worth the name."""
+        image = decode(data, self._resize)
+        at_least(16, Decoded(pixels=np.zeros((image.height, image.width, 0), np.uint8), width=0, height=0))
+        return image
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        """Return the vectors of each image's patches, the whole first, then level by level in reading order."""
+        return DescriptorBatch.joined([self._describe(image) for image in images], self.dim)
+
+    def _describe(self, image: Decoded) -> DescriptorBatch:
+        spec = self.spec
+        with torch.inference_mode():
+            x = normalize_pixels(torch.from_numpy(image.pixels[None]).to(self.device), spec.mean, spec.std)
+            levels = [self._level(x, patch) for patch in spec.patches]
+        zoom = np.array([image.width / spec.side, image.height / spec.side] * 2, np.float32)
+        sides = np.repeat(np.array(spec.patches, np.float32), [len(places) for _, places in levels])
+        return DescriptorBatch(
+            vectors=torch.cat([vectors for vectors, _ in levels]).cpu().numpy(),
+            image_row=np.zeros(len(sides), np.int64),
+            boxes=np.concatenate([places for _, places in levels]) * zoom,
+            scales=sides,
+            scores=np.ones(len(sides), np.float32),
+        )
+
+    def _level(self, x: Tensor, patch: int) -> tuple[Tensor, np.ndarray]:
+        """Return the vectors (P,C) and boxes (P,4) of the patches of one size."""
+        starts = range(0, self.spec.side - patch + 1, self.spec.stride)
+        corners = [(top, left) for top in starts for left in starts]
+        cut = torch.cat([x[:, :, top : top + patch, left : left + patch] for top, left in corners])
+        features = self._network(cut.contiguous(memory_format=torch.channels_last)).float()
+        pooled = gem(features) if self.spec.pooling == "gem" else spoc(features)
+        places = [(left, top, left + patch, top + patch) for top, left in corners]
+        return l2_normalize(pooled), np.array(places, np.float32)

@@ -1,0 +1,88 @@
+"""MOP's encoding: the whole image's vector, and per patch size a VLAD that PCA makes short; one after another.
+
+Formulas after the paper (see extract/mop.py); its stride and soft assignment could not be checked: assignment is hard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.errors import UserError
+from pipeline.core.types import DescriptorBatch, Floats
+from pipeline.features.codebook import kmeans
+from pipeline.features.encode import unit, vlad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What of an encoding's settings is used here; see pipeline/encode.py."""
+
+    words: int
+    pca: int | None
+    power: float
+    intra: bool
+    level_dims: int
+    seed: int
+
+
+def levels_of(batch: DescriptorBatch) -> list[Floats]:
+    """Return the vectors of an image by the size of their patches, the whole image first."""
+    assert batch.scales is not None, "patches have a size"
+    sizes = np.unique(batch.scales)[::-1]
+    return [batch.vectors[batch.scales == size].astype(np.float16).astype(np.float32) for size in sizes]
+
+
+def vector(spec: Settings, tensors: dict[str, Floats], batch: DescriptorBatch) -> Floats:
+    """Return the MOP vector of an image: each level of unit length, one after another, L2."""
+    whole, *levels = levels_of(batch)
+    parts = [unit(whole[0])]
+    parts += [_level(spec, tensors, number, x) for number, x in enumerate(levels, start=1)]
+    return unit(np.concatenate(parts))
+
+
+def _level(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
+    long = _vlad(spec, tensors, number, x)
+    return unit((long - tensors[f"{number}.vlad_mean"]) @ tensors[f"{number}.vlad_axes"])
+
+
+def _vlad(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
+    reduced = unit((x - tensors[f"{number}.mean"]) @ tensors[f"{number}.axes"])
+    return vlad(reduced, tensors[f"{number}.centroids"], power=spec.power, intra=spec.intra)
+
+
+def dim(tensors: dict[str, Floats], local: int) -> int:
+    """Return the length of the vectors: that of the whole image, and of the levels that were fitted."""
+    count = int(tensors["levels"][0])
+    return local + sum(int(tensors[f"{number}.vlad_axes"].shape[1]) for number in range(1, count + 1))
+
+
+def fit(spec: Settings, images: Sequence[DescriptorBatch]) -> dict[str, Floats]:
+    """Fit PCA, codebook and the PCA of VLADs for every level below the whole image; UserError for too few images."""
+    by_image = [levels_of(image) for image in images]
+    if len(by_image) < 2:
+        raise UserError("encoding mop", f"cannot be fitted from {len(by_image)} image(s)", "index more images")
+    count = len(by_image[0]) - 1
+    tensors: dict[str, Floats] = {"levels": np.array([count], np.float32)}
+    for number in range(1, count + 1):
+        x = np.concatenate([levels[number] for levels in by_image])
+        if len(x) < spec.words:
+            raise UserError(f"codebook of {spec.words} words", f"has {len(x)} patches to learn from", "use fewer words")
+        tensors[f"{number}.mean"], tensors[f"{number}.axes"] = _axes(x, spec.pca or x.shape[1])
+        reduced = unit((x - tensors[f"{number}.mean"]) @ tensors[f"{number}.axes"])
+        tensors[f"{number}.centroids"] = kmeans(reduced, spec.words, spec.seed)
+        long = np.stack([_vlad(spec, tensors, number, levels[number]) for levels in by_image])
+        tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"] = _axes(long, spec.level_dims)
+    return tensors
+
+
+def _axes(x: Floats, dims: int) -> tuple[Floats, Floats]:
+    """Return the mean (d,) and the first principal axes (d, ≤ dims) of x (n, d), signs fixed; never more than n - 1."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    _, values, axes = np.linalg.svd(x - mean, full_matrices=False)
+    keep = min(dims, int((values > 1e-6 * values[0]).sum()), len(x) - 1)
+    axes = axes[:keep]
+    signs = np.sign(axes[np.arange(keep), np.abs(axes).argmax(axis=1)])
+    return mean.astype(np.float32), (axes * signs[:, None]).T.astype(np.float32)
