@@ -50,6 +50,9 @@ def query(
     expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
     box_scale: BoxAs = "own",
     verify: Verify = 0,
+    locate: Annotated[
+        bool, typer.Option("--locate", help="Say where in each result the query is; reads the results again.")
+    ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -63,6 +66,7 @@ def query(
         search=SearchOptions(k=k, index=index, rerank=rerank, expand=_expansion(expand), verify=verify),
         box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
         box_scale=_box_scale(box_scale),
+        locate=locate,
         device=device,
     )
     data = query_job.query(options)

@@ -77,12 +77,22 @@ def print_hits(data: dict[str, Any]) -> None:
         table = Table(title=f"{result['query']}  ({data['index']}, snapshot {data['snapshot']})", title_justify="left")
         table.add_column("#", justify="right")
         table.add_column("score", justify="right")
+        columns = [name for name in ("inliers", "box") if any(name in hit for hit in result["hits"])]
+        for name in columns:
+            table.add_column(name, justify="right")
         table.add_column("key", overflow="fold")
         for place, hit in enumerate(result["hits"], start=1):
-            table.add_row(str(place), f"{hit['score']:.4f}", _plain(hit["key"]))
+            more = [_told(hit.get(name)) for name in columns]
+            table.add_row(str(place), f"{hit['score']:.4f}", *more, _plain(hit["key"]))
         console.print(table)
     for line in notices(data["descriptor"]):
         console.print(line, markup=False)
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return ""
+    return ",".join(f"{side:.0f}" for side in value) if isinstance(value, tuple | list) else str(value)
 
 
 def _plain(text: str) -> str:

@@ -10,8 +10,10 @@ from jobs._main import run_module
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store, split_location
-from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.search.engine import Hit, SearchIndex, SearchOptions
 from pipeline.search.find import find
+from pipeline.search.locate import Locator
+from pipeline.search.originals import Originals
 from pipeline.search.query import Box, BoxScale, QueryExtractor
 from pipeline.stages.describe import choose_device
 
@@ -21,6 +23,7 @@ class QueryOptions:
     """A query run. box (x, y, width, height), in pixels of the image, applies to every query image.
 
     box_scale: "own" resizes a box like an image of its own (DIR), "database" as within the whole image (cirtorch).
+    locate: say where in each result the query is, by its features; the results are read again from the source.
     """
 
     root: str
@@ -28,6 +31,7 @@ class QueryOptions:
     search: SearchOptions = field(default_factory=SearchOptions)
     box: Box | None = None
     box_scale: BoxScale = "own"
+    locate: bool = False
     device: str = "auto"
     version: int | None = None
 
@@ -42,6 +46,8 @@ def query(options: QueryOptions) -> dict[str, Any]:
         ]
         kind = index.spec(options.search.index).kind
         found = find(index, queries, options.search)
+        if options.locate:
+            found = _located(options, index, extractor, found)
     results = [
         {"query": public_url(name), "hits": [hit.to_json() for hit in hits]}
         for name, hits in zip(options.images, found, strict=True)
@@ -52,6 +58,21 @@ def query(options: QueryOptions) -> dict[str, Any]:
         "descriptor": index.snapshot.summary.origin,
         "results": results,
     }
+
+
+def _located(
+    options: QueryOptions, index: SearchIndex, extractor: QueryExtractor, found: list[list[Hit]]
+) -> list[list[Hit]]:
+    """Return the hits with their boxes; those that geometry has located stay as they are."""
+    snapshot = index.snapshot
+    originals = Originals(snapshot.recipe.source, snapshot.source)
+    locator = Locator(open_store(options.root), snapshot.recipe, choose_device(options.device), originals)
+    located = []
+    for name, hits in zip(options.images, found, strict=True):
+        data = read_image(name)
+        objects = locator.describe(data if options.box is None else extractor.cut(data, options.box))
+        located.append(locator.locate(objects, hits))
+    return located
 
 
 def read_image(location: str) -> bytes:

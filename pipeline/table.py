@@ -109,7 +109,7 @@ def write_descriptors(
         for name in ("boxes", "scales", "scores"):
             values = [np.asarray(getattr(image, name), np.float32).reshape(-1) for image in kept]
             columns.append(pa.array(values, target.field(f"local_{name}").type))
-    _write(pa.Table.from_arrays(columns, schema=target), path)
+    write_table(pa.Table.from_arrays(columns, schema=target), path)
 
 
 def _lists(values: Any, kind: pa.DataType) -> pa.Array:
@@ -125,7 +125,8 @@ def _encoded(vectors: Floats, dtype: DType, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table of descriptors, made here or changed elsewhere, as all of them are written."""
     # Descriptors are noise to a compressor, and statistics over their elements are of no use to anyone.
     noise = ("descriptor", "descriptor.list.element", "local")
     pq.write_table(
@@ -286,20 +287,3 @@ class DescriptorReader:
             return signs
         values = column.flatten().to_numpy(zero_copy_only=False)
         return np.asarray(values, dtype=np.float32).reshape(-1, self.dim)
-
-
-def without_images(source: Path, target: Path, dead: Ints, *, name: str) -> tuple[int, int]:
-    """Copy a descriptor file without some images; return (rows, images) of the copy. Nothing else changes."""
-    reader = DescriptorReader(source, name)
-    table, total = reader.whole(), len(reader.keys())
-    live = np.setdiff1d(np.arange(total), dead)
-    if reader.is_local:
-        numbers = table["image_row"].to_numpy()
-        table = table.filter(pa.array(np.isin(numbers, live)))
-        anew = np.searchsorted(live, table["image_row"].to_numpy()).astype(np.int32)
-        place = table.schema.get_field_index("image_row")
-        table = table.set_column(place, table.schema.field(place), pa.array(anew))
-    else:
-        table = table.take(pa.array(live))
-    _write(table, target)
-    return int(table.num_rows), len(live)

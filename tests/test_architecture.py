@@ -18,7 +18,6 @@ FLOORS = {
     "pipeline.whiten": 1,
     "pipeline.table": 1,
     "pipeline.rejects": 1,
-    "pipeline.encode": 1,
     "pipeline.geometry": 1,
     "pipeline.checkpoints": 1,
     "pipeline.sources": 2,

@@ -236,10 +236,12 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
         read_checkpoint(save(tmp_path / "x.pt", dir_body(arch="resnext101_rmac")))
 
 
-def test_local_whitening_is_refused_not_ignored(tmp_path: Path) -> None:
-    body = {"meta": {"architecture": "resnet18", "local_whitening": True}, "state_dict": {"a": torch.ones(1)}}
-    with pytest.raises(UserError, match="local whitening"):
-        read_checkpoint(save(tmp_path / "x.pth", body))
+def test_local_whitening_is_taken_over(tmp_path: Path) -> None:
+    state = {"lwhiten.weight": torch.eye(4), "lwhiten.bias": torch.ones(4)}
+    body = {"meta": {"architecture": "resnet18", "local_whitening": True}, "state_dict": state}
+    found = read_checkpoint(save(tmp_path / "x.pth", body))
+    assert found.settings["local_whitening"] is True
+    assert set(found.tensors) == {"local.weight", "local.bias"}
 
 
 def test_a_whitening_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import torch
 
 from pipeline.core.specs import kinds, spec_class
 from pipeline.core.types import Artifact
+from pipeline.extract.delf import Spec as DelfSpec
+from pipeline.extract.mop import Spec as MopSpec
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.extract.precomputed import Spec as PrecomputedSpec
+from pipeline.features.encoding import EncodeSpec
 from pipeline.features.pooling import gem, mac, power_mean, signed_power_mean, spoc
 from pipeline.features.regions import regional
 from pipeline.index.flat import Spec as FlatSpec
@@ -72,6 +75,16 @@ def fingerprints() -> dict[str, str]:
     }
     found["pipeline.extract.pooled"] = pooled.fingerprint
     found["pipeline.extract.precomputed"] = PrecomputedSpec(dim=512, origin="a model").fingerprint
+    found["pipeline.extract.delf"] = DelfSpec(weights=weights, origin="imagenet").fingerprint
+    found["pipeline.extract.mop"] = MopSpec(backbone="alexnet", weights=weights, origin="imagenet").fingerprint
+    for kind in ("sift", "hog", "histogram"):
+        found[f"pipeline.extract.{kind}"] = spec_class("pipeline.extract", kind)().fingerprint
+    encoded = Recipe(
+        source=TarSpec(), extractor=spec_class("pipeline.extract", "sift")(), encode=EncodeSpec(method="vlad")
+    )
+    found["recipe, encoded"] = encoded.fingerprint
+    fitted = EncodeSpec(method="vlad", artifact=weights)
+    found["recipe, encoded and fitted"] = encoded.model_copy(update={"encode": fitted}).fingerprint
     found["recipe, declared"] = recipe.fingerprint
     found["recipe, fitted"] = recipe.model_copy(update={"whiten": whitened}).fingerprint
     found["recipe, descriptors"] = recipe.descriptor_id

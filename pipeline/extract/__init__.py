@@ -15,7 +15,7 @@ from pipeline.core.specs import Spec
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch
 from pipeline.decode import Decoded
-from pipeline.encode import Encoder
+from pipeline.features.encoding import Encoder
 
 
 class Extractor(Protocol):

@@ -93,7 +93,7 @@ class MopExtractor:
     def _describe(self, image: Decoded) -> DescriptorBatch:
         spec = self.spec
         with torch.inference_mode():
-            x = normalize_pixels(torch.from_numpy(image.pixels[None]).to(self.device), spec.mean, spec.std)
+            x = normalize_pixels(torch.from_numpy(image.pixels[None].copy()).to(self.device), spec.mean, spec.std)
             levels = [self._level(x, patch) for patch in spec.patches]
         zoom = np.array([image.width / spec.side, image.height / spec.side] * 2, np.float32)
         sides = np.repeat(np.array(spec.patches, np.float32), [len(places) for _, places in levels])

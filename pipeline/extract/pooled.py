@@ -147,6 +147,14 @@ class PooledExtractor:
             vectors = self._describe(pixels_nhwc)
         return DescriptorBatch(vectors=vectors.cpu().numpy(), image_row=np.arange(len(images), dtype=np.int64))
 
+    def feature_map(self, image: Decoded) -> Tensor:
+        """Return the map (C, h, w) of one image before pooling, float32, for localisation."""
+        with torch.inference_mode():
+            x = self._to_tensor(image.pixels[None].copy()).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+                features: Tensor = self._network(x if self._autocast else x.to(self._dtype))
+        return features[0].float()
+
     def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:
         per_scale = []
         whole = self._to_tensor(pixels_nhwc)

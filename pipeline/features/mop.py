@@ -12,13 +12,13 @@ import numpy as np
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import DescriptorBatch, Floats
-from pipeline.features.codebook import kmeans
+from pipeline.features.codebook import kmeans, principal_axes
 from pipeline.features.encode import unit, vlad
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What of an encoding's settings is used here; see pipeline/encode.py."""
+    """What of an encoding's settings is used here; see features/encoding.py."""
 
     words: int
     pca: int | None
@@ -70,19 +70,9 @@ def fit(spec: Settings, images: Sequence[DescriptorBatch]) -> dict[str, Floats]:
         x = np.concatenate([levels[number] for levels in by_image])
         if len(x) < spec.words:
             raise UserError(f"codebook of {spec.words} words", f"has {len(x)} patches to learn from", "use fewer words")
-        tensors[f"{number}.mean"], tensors[f"{number}.axes"] = _axes(x, spec.pca or x.shape[1])
+        tensors[f"{number}.mean"], tensors[f"{number}.axes"] = principal_axes(x, spec.pca or x.shape[1])
         reduced = unit((x - tensors[f"{number}.mean"]) @ tensors[f"{number}.axes"])
         tensors[f"{number}.centroids"] = kmeans(reduced, spec.words, spec.seed)
         long = np.stack([_vlad(spec, tensors, number, levels[number]) for levels in by_image])
-        tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"] = _axes(long, spec.level_dims)
+        tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"] = principal_axes(long, spec.level_dims)
     return tensors
-
-
-def _axes(x: Floats, dims: int) -> tuple[Floats, Floats]:
-    """Return the mean (d,) and the first principal axes (d, ≤ dims) of x (n, d), signs fixed; never more than n - 1."""
-    mean = x.mean(axis=0, dtype=np.float64)
-    _, values, axes = np.linalg.svd(x - mean, full_matrices=False)
-    keep = min(dims, int((values > 1e-6 * values[0]).sum()), len(x) - 1)
-    axes = axes[:keep]
-    signs = np.sign(axes[np.arange(keep), np.abs(axes).argmax(axis=1)])
-    return mean.astype(np.float32), (axes * signs[:, None]).T.astype(np.float32)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from pipeline.core.specs import Spec, digest_of, fingerprint_payload, spec_from_json
 from pipeline.core.types import DType
-from pipeline.encode import EncodeSpec
+from pipeline.features.encoding import EncodeSpec
 from pipeline.whiten import WhitenSpec
 
 

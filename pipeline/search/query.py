@@ -15,8 +15,8 @@ from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch, Floats
 from pipeline.decode import Resize, decode
-from pipeline.encode import Encoder
 from pipeline.extract import Encoded, Extractor, ExtractSpec
+from pipeline.features.encoding import Encoder
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening
 
@@ -43,6 +43,7 @@ class QueryExtractor:
         if recipe.encode is not None and recipe.encode.artifact is not None:
             encoder = Encoder.from_bytes(recipe.encode, read_artifact(store, recipe.encode.artifact))
             self._extractor = Encoded(self._extractor, encoder)
+        self._dtype = recipe.dtype
         self._resize = Resize.parse(str(getattr(recipe.extractor, "resize", "none")))
         self._whitening: Whitening | None = None
         if recipe.whiten is not None and recipe.whiten.artifact is not None:
@@ -54,7 +55,7 @@ class QueryExtractor:
         The box is cut out before resizing. UserError when the image cannot be used.
         """
         try:
-            decoded = self._extractor.prepare(data if box is None else self._cut(data, box, box_scale))
+            decoded = self._extractor.prepare(data if box is None else self.cut(data, box, box_scale))
         except BadImageError as error:
             raise UserError(name, str(error), "give another image") from None
         batch = self._extractor.extract([decoded])
@@ -62,13 +63,23 @@ class QueryExtractor:
             raise UserError(name, "has no local features", "give another image")
         if self._whitening is not None:
             batch = replace(batch, vectors=self._whitening.apply(batch.vectors))
+        batch = self._as_stored(batch)
         return Query(batch=batch, width=decoded.width, height=decoded.height)
+
+    def _as_stored(self, batch: DescriptorBatch) -> DescriptorBatch:
+        """Round to codes what is stored as codes, so that an image is nearest to itself."""
+        if self._dtype != "binary":
+            return batch
+        size = np.float32(np.sqrt(batch.vectors.shape[1]))
+        signs = np.where(batch.vectors >= 0, 1 / size, -1 / size).astype(np.float32)
+        return replace(batch, vectors=signs)
 
     def vector(self, data: bytes, name: str, box: Box | None = None, box_scale: BoxScale = "own") -> Floats:
         """Return the global descriptor (d,) of an image or a box of it; see `describe`."""
         return np.asarray(self.describe(data, name, box, box_scale).batch.vectors[0], dtype=np.float32)
 
-    def _cut(self, data: bytes, box: Box, box_scale: BoxScale) -> bytes:
+    def cut(self, data: bytes, box: Box, box_scale: BoxScale = "own") -> bytes:
+        """Return a box of an image as an image."""
         cut, whole = crop(data, box)
         if box_scale == "database" and self._resize.policy == "longest":
             # cirtorch: the crop is shrunk as far as it was within the whole image, so objects keep their scale.

@@ -16,12 +16,12 @@ import pyarrow as pa
 from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
-from pipeline.core.types import DescriptorFile, IndexShard
+from pipeline.core.types import DescriptorFile, IndexShard, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.kinds import index_spec
-from pipeline.table import without_images
+from pipeline.table import DescriptorReader, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,23 @@ class RewriteTask:
             )
             writer, artifact = catalog.upload_rewritten(target, self.recipe.descriptor_id, file.shard_id)
         return file.model_copy(update={"writer": writer, "artifact": artifact, "rows": rows, "indexed": images})
+
+
+def without_images(source: Path, target: Path, dead: Ints, *, name: str) -> tuple[int, int]:
+    """Copy a descriptor file without some images; return (rows, images) of the copy. Nothing else changes."""
+    reader = DescriptorReader(source, name)
+    table, total = reader.whole(), len(reader.keys())
+    live = np.setdiff1d(np.arange(total), dead)
+    if reader.is_local:
+        numbers = table["image_row"].to_numpy()
+        table = table.filter(pa.array(np.isin(numbers, live)))
+        anew = np.searchsorted(live, table["image_row"].to_numpy()).astype(np.int32)
+        place = table.schema.get_field_index("image_row")
+        table = table.set_column(place, table.schema.field(place), pa.array(anew))
+    else:
+        table = table.take(pa.array(live))
+    write_table(table, target)
+    return int(table.num_rows), len(live)
 
 
 @dataclass(frozen=True, kw_only=True)

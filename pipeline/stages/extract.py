@@ -15,8 +15,8 @@ from pipeline.core import retry, staging
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
-from pipeline.encode import Encoder
 from pipeline.extract import Encoded, Extractor
+from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects

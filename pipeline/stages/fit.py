@@ -18,7 +18,7 @@ from pipeline.core import staging
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
-from pipeline.encode import EncodeSpec, fit_encoder
+from pipeline.features.encoding import EncodeSpec, fit_encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.fetch import readers

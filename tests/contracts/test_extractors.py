@@ -15,18 +15,26 @@ from jobs.weights import named_weights
 from pipeline.core.errors import BadImageError
 from pipeline.core.local import LocalStore
 from pipeline.core.specs import kinds, spec_from_json
+from pipeline.core.types import Artifact
 from pipeline.extract import Extractor, ExtractSpec
+from pipeline.extract.delf import Spec as DelfSpec
+from pipeline.extract.histogram import Spec as HistogramSpec
+from pipeline.extract.hog import Spec as HogSpec
+from pipeline.extract.mop import Spec as MopSpec
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.extract.precomputed import Spec as PrecomputedSpec
+from pipeline.extract.sift import Spec as SiftSpec
 from pipeline.publish.catalog import Catalog
 from tests.builders import jpeg
 
 FAMILY = "pipeline.extract"
+Sample = Callable[[int], bytes]
 
 
 def pooled(store: LocalStore) -> ExtractSpec:
-    weights = Catalog(store).put_artifact(named_weights("squeezenet1_1", "random:0").to_bytes(), "model.safetensors")
-    return PooledSpec(backbone="squeezenet1_1", weights=weights, origin="random:0", resize="longest:96")
+    return PooledSpec(
+        backbone="squeezenet1_1", weights=weights(store, "squeezenet1_1"), origin="random:0", resize="longest:96"
+    )
 
 
 def precomputed(store: LocalStore) -> ExtractSpec:
@@ -37,7 +45,30 @@ def vector(seed: int) -> bytes:
     return np.random.default_rng(seed).normal(size=48).astype("<f4").tobytes()
 
 
-BUILDERS: dict[str, Callable[[LocalStore], ExtractSpec]] = {"pooled": pooled, "precomputed": precomputed}
+def weights(store: LocalStore, backbone: str) -> Artifact:
+    return Catalog(store).put_artifact(named_weights(backbone, "random:0").to_bytes(), "model.safetensors")
+
+
+def delf(store: LocalStore) -> ExtractSpec:
+    return DelfSpec(
+        backbone="resnet18", weights=weights(store, "resnet18"), origin="random:0", resize="longest:128", features=40
+    )
+
+
+def mop(store: LocalStore) -> ExtractSpec:
+    made = weights(store, "squeezenet1_1")
+    return MopSpec(backbone="squeezenet1_1", weights=made, origin="random:0", side=64, patches=(64, 32), stride=16)
+
+
+BUILDERS: dict[str, Callable[[LocalStore], ExtractSpec]] = {
+    "pooled": pooled,
+    "precomputed": precomputed,
+    "delf": delf,
+    "mop": mop,
+    "sift": lambda store: SiftSpec(features=60),
+    "hog": lambda store: HogSpec(),
+    "histogram": lambda store: HistogramSpec(grid=2),
+}
 SAMPLES: dict[str, Callable[[int], bytes]] = {"precomputed": vector}
 """What a kind is given where that is no image."""
 
@@ -61,11 +92,30 @@ def extractor(spec: ExtractSpec, tmp_path: Path) -> Extractor:
 def test_company_changes_no_vector(extractor: Extractor, sample: Callable[[int], bytes]) -> None:
     images = [extractor.prepare(sample(seed)) for seed in range(6)]
     together = extractor.extract(images)
-    assert together.vectors.shape == (6, extractor.dim)
-    assert together.image_row.tolist() == list(range(6))
+    assert together.vectors.shape == (len(together.image_row), extractor.dim)
+    assert set(together.image_row.tolist()) == set(range(6))
+    assert (np.diff(together.image_row) >= 0).all()
     for row, image in enumerate(images):
-        alone = extractor.extract([image]).vectors[0]
-        assert float(alone @ together.vectors[row]) > 0.999999
+        alone, mine = extractor.extract([image]), together.of(row)
+        assert (np.einsum("nd,nd->n", alone.vectors, mine.vectors) > 0.999999).all()
+        if mine.boxes is not None and alone.boxes is not None:
+            np.testing.assert_allclose(alone.boxes, mine.boxes)
+
+
+def test_local_descriptors_say_where_they_are(extractor: Extractor, spec: ExtractSpec, sample: Sample) -> None:
+    image = extractor.prepare(sample(1))
+    batch = extractor.extract([image])
+    assert batch.is_local == spec.local
+    if batch.boxes is None:
+        assert len(batch.vectors) == 1
+        return
+    assert batch.scales is not None
+    assert batch.scores is not None
+    assert len(batch.boxes) == len(batch.scales) == len(batch.scores) == len(batch.vectors) > 1
+    assert (batch.boxes[:, 2:] > batch.boxes[:, :2]).all()
+    centres = (batch.boxes[:, :2] + batch.boxes[:, 2:]) / 2
+    assert (centres >= -1).all()
+    assert (centres <= [image.width + 1, image.height + 1]).all()
 
 
 def test_vectors_repeat_themselves_to_the_bit(extractor: Extractor, sample: Callable[[int], bytes]) -> None:
@@ -79,9 +129,10 @@ def test_odd_sizes_give_finite_unit_vectors(spec: ExtractSpec, extractor: Extrac
         pytest.skip("takes no images")
     image = extractor.prepare(jpeg(1, *size))
     assert (image.width, image.height) == size
-    (vector,) = extractor.extract([image]).vectors
-    assert np.isfinite(vector).all()
-    assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
+    vectors = extractor.extract([image]).vectors
+    assert len(vectors)
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-4)
 
 
 @pytest.mark.parametrize("data", [b"", b"nothing", jpeg(1)[:200], jpeg(1, 1, 1)])

@@ -21,14 +21,12 @@ from pipeline.core.extras import library
 from pipeline.core.specs import Spec
 from pipeline.core.types import Artifact, DescriptorBatch, Floats, Ints
 from pipeline.features import mop
-from pipeline.features.codebook import kmeans
+from pipeline.features.codebook import ROWS_PER_WORD, kmeans, principal_axes
 from pipeline.features.encode import Mixture, asmk, assign, bow, fisher, inverse_document_frequency, unit, vlad
-from pipeline.whiten import Moments, fit_pca
 
 Method = Literal["bow", "vlad", "fisher", "asmk", "mop"]
 MOST_DIM = 1 << 17
 """Longest vector of an encoding: 256 kB an image in float16."""
-ROWS_PER_WORD = 256
 
 
 class EncodeSpec(Spec):
@@ -158,9 +156,7 @@ def fit_encoder(spec: EncodeSpec, sample: Floats, images: Callable[[], Iterable[
             return Encoder(spec=spec, tensors=mop.fit(spec.settings, list(images())))
         tensors: dict[str, Floats] = {}
         if spec.pca is not None:
-            whitening = fit_pca(Moments.of(sample), power=0.0, dims=spec.pca)
-            tensors["mean"] = whitening.mean.astype(np.float32)
-            tensors["projection"] = whitening.projection.astype(np.float32)
+            tensors["mean"], tensors["projection"] = principal_axes(sample, spec.pca)
         x = Encoder(spec=spec, tensors=tensors).reduce(sample)
         if spec.method == "fisher":
             tensors.update(_mixture(x, spec))
