@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import IntegrityError, UserError
+from pipeline.core.errors import IntegrityError
 from pipeline.core.types import DescriptorBatch, DType, Floats, Ints
 
 FORMAT = "sightline-descriptors-1"
@@ -53,7 +53,7 @@ def schema(dim: int, dtype: DType, recipe: str, *, local: bool = False, kept: in
         fields += [_required("image_row", pa.int32()), _required("box", _fixed(pa.float32(), 4))]
         fields += [_required("scale", pa.float32()), _required("score", pa.float32())]
     if dtype == "binary":
-        fields.append(_required("descriptor", pa.binary(dim // 8)))
+        fields.append(_required("descriptor", pa.binary(-(-dim // 8))))
     else:
         value = pa.float16() if dtype == "float16" else pa.float32()
         fields.append(_required("descriptor", _fixed(value, dim)))
@@ -88,7 +88,7 @@ def write_descriptors(
 ) -> None:
     """Write a descriptor file: the rows of each image, vectors (n, d) stored as `dtype`.
 
-    The bytes depend on the arguments and the pyarrow version only. UserError when binary codes do not fill whole bytes.
+    The bytes depend on the arguments and the pyarrow version only.
     """
     dim = batch.vectors.shape[1]
     assert batch.is_local or len(batch.vectors) == len(images), "one global descriptor per image"
@@ -119,8 +119,6 @@ def _lists(values: Any, kind: pa.DataType) -> pa.Array:
 def _encoded(vectors: Floats, dtype: DType, kind: pa.DataType) -> pa.Array:
     if dtype != "binary":
         return _lists(vectors.astype(np.float16 if dtype == "float16" else np.float32), kind)
-    if vectors.shape[1] % 8:
-        raise UserError("--dtype binary", f"takes 8 bits to a byte, not {vectors.shape[1]} dimensions", "set --dims")
     codes = np.packbits(vectors >= 0, axis=1, bitorder="little")
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
 
@@ -281,8 +279,9 @@ class DescriptorReader:
 
     def _matrix(self, column: Any) -> Floats:
         if self.dtype == "binary":
-            codes = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * self.dim // 8 :]
-            bits = np.unpackbits(codes[: len(column) * self.dim // 8].reshape(-1, self.dim // 8), 1, bitorder="little")
+            width = -(-self.dim // 8)
+            codes = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :][: len(column) * width]
+            bits = np.unpackbits(codes.reshape(-1, width), axis=1, count=self.dim, bitorder="little")
             signs: Floats = (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(self.dim))
             return signs
         values = column.flatten().to_numpy(zero_copy_only=False)
