@@ -24,14 +24,16 @@ def index(
     ],
     root: Root,
     recipe: Annotated[str | None, typer.Option(help="A recipe file (TOML) or the name of one.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="torchvision backbone. [default: mobilenet_v2]")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="torchvision backbone, or timm:NAME. [default: mobilenet_v2]")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="imagenet, a file or URI, or random:SEED. [default: imagenet]")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A DIR, cirtorch or Sightline checkpoint; it knows its backbone.")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="gem, mac, spoc, crow, rmac or raac. [default: gem]")] = None,
+    pooling: Annotated[str | None, typer.Option(help="gem, mac, spoc, crow, rmac, raac or cls. [default: gem]")] = None,
     gem_p: Annotated[float | None, typer.Option(help="Exponent of GeM. [default: 3]")] = None,
     scales: Annotated[str | None, typer.Option(help="Image scales, for example 1,0.7071,0.5. [default: 1]")] = None,
     resize: Annotated[
@@ -49,11 +51,11 @@ def index(
         int | None, typer.Option(help="Dimensions kept by whitening. [default: all that have variance]")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float16 or float32, of stored descriptors. [default: float16]")
+        str | None, typer.Option(help="float16, float32 or binary (signs), of stored descriptors. [default: float16]")
     ] = None,
     indexes: Annotated[str | None, typer.Option(help="Index kinds. [default: flat,ivfpq,lsh]")] = None,
     source_kind: Annotated[
-        str | None, typer.Option(help="tar, folder, filelist, parquet or kapture. [default: detected]")
+        str | None, typer.Option(help="tar, folder, filelist, parquet, arrow, npy or kapture. [default: detected]")
     ] = None,
     match: Annotated[str | None, typer.Option(help="Glob on keys. [default: the image suffixes]")] = None,
     list_root: Annotated[str | None, typer.Option(help="Folder that the paths of a file list are relative to.")] = None,

@@ -11,6 +11,9 @@ from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import open_store, split_location
 from pipeline.sources import IMAGE_SUFFIXES
 
+CONTAINERS = ("tar", "parquet", "arrow", "npy")
+"""Kinds whose files hold many images each; a file's suffix is the kind's name."""
+SUFFIXES = ".tar, .parquet, .arrow or .npy"
 LISTS = (".txt", ".lst", ".list")
 RECORDS = "sensors/records_camera.txt"
 LOOK = 10_000
@@ -23,20 +26,22 @@ def detect(location: str) -> str:
     scheme, path = parsed.scheme, parsed.path
     if scheme == "file" and not Path(path).exists():
         raise UserError(shown, "does not exist", "check the path")
-    for kind, suffixes in (("tar", (".tar",)), ("parquet", (".parquet",)), ("filelist", LISTS)):
+    for kind, suffixes in (*((kind, (f".{kind}",)) for kind in CONTAINERS), ("filelist", LISTS)):
         if path.lower().endswith(suffixes) and not (scheme == "file" and Path(path).is_dir()):
             store, name = split_location(location)
             if store.exists(name):
                 return kind
     if scheme == "file" and Path(path).is_file():
-        raise UserError(shown, "is a file of no known kind of source", "give a folder, .tar, .parquet or a list (.txt)")
+        raise UserError(
+            shown, "is a file of no known kind of source", "give a folder, .tar, .parquet, .arrow, .npy or .txt"
+        )
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
-    counts = {"tar": 0, "parquet": 0, "folder": 0}
+    counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
     for entry in islice(store.list(), LOOK):
         name = entry.path.lower()
-        kind = "tar" if name.endswith(".tar") else "parquet" if name.endswith(".parquet") else ""
+        kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
@@ -45,5 +50,6 @@ def detect(location: str) -> str:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")
     what = "is empty" if isinstance(store, LocalStore) else "holds nothing, or does not exist"
-    none = "holds no images, .tar or .parquet files" if any(True for _ in islice(store.list(), 1)) else what
+    something = any(True for _ in islice(store.list(), 1))
+    none = f"holds no images, {SUFFIXES} files" if something else what
     raise UserError(shown, none, "check the path, or use --match and --source-kind")

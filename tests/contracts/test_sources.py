@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import UserError
@@ -49,12 +51,43 @@ def as_kapture(folder: Path) -> str:
     return str(folder)
 
 
+def as_arrow(folder: Path) -> str:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    files = list(FILES.items())
+    for name, part in (("data-00000-of-00002.arrow", files[:2]), ("data-00001-of-00002.arrow", files[2:])):
+        table = pa.table({"image": pa.array([{"bytes": data, "path": path} for path, data in part], kind)})
+        with pa.OSFile(str(folder / name), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "state.json").write_text("{}")
+    return str(folder)
+
+
+def as_npy(folder: Path) -> str:
+    names = list(VECTORS)
+    for name, part in (("a", names[:2]), ("b", names[2:])):
+        np.save(folder / f"{name}.npy", np.stack([np.frombuffer(VECTORS[key], "<f4") for key in part]))
+        (folder / f"{name}.txt").write_text("\n".join(part) + "\n")
+    return str(folder)
+
+
+VECTORS = {
+    name: np.random.default_rng(len(data)).normal(size=7).astype("<f4").tobytes() for name, data in FILES.items()
+}
+"""The same names for kinds that hold vectors in place of images."""
+
+
+def content(kind: str) -> dict[str, bytes]:
+    return VECTORS if kind == "npy" else FILES
+
+
 BUILDERS: dict[str, Callable[[Path], str]] = {
     "tar": as_tar,
     "folder": as_folder,
     "filelist": as_filelist,
     "parquet": as_parquet,
     "kapture": as_kapture,
+    "arrow": as_arrow,
+    "npy": as_npy,
 }
 
 
@@ -89,7 +122,7 @@ def read(spec: SourceSpec, location: str) -> list[Image | Reject]:
 def test_every_image_comes_once_with_its_bytes(kind: str, location: str) -> None:
     found = read(spec_of(kind), location)
     assert all(isinstance(item, Image) for item in found)
-    assert sorted(item.data for item in found if isinstance(item, Image)) == sorted(FILES.values())
+    assert sorted(item.data for item in found if isinstance(item, Image)) == sorted(content(kind).values())
     assert len({item.key for item in found}) == len(FILES)
 
 
@@ -97,7 +130,7 @@ def test_keys_end_in_the_image_s_own_name(kind: str, location: str) -> None:
     for item in read(spec_of(kind), location):
         name = next(name for name in FILES if item.key.endswith(name))
         assert isinstance(item, Image)
-        assert item.data == FILES[name]
+        assert item.data == content(kind)[name]
 
 
 def test_the_listing_is_sorted_and_repeats_itself(kind: str, location: str) -> None:
@@ -111,7 +144,9 @@ def test_the_listing_is_sorted_and_repeats_itself(kind: str, location: str) -> N
 def test_a_changed_file_changes_its_etag(kind: str, location: str, tmp_path: Path) -> None:
     source = spec_of(kind).open(location)
     before = {entry.path: entry.etag for entry in source.listing()}
-    changed = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".jpg", ".tar", ".parquet"))
+    changed = next(
+        path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".jpg", ".tar", ".parquet", ".arrow", ".npy")
+    )
     changed.write_bytes(changed.read_bytes() + b"\0")
     after = {entry.path: entry.etag for entry in spec_of(kind).open(location).listing()}
     assert len([path for path in before if before[path] != after[path]]) == 1

@@ -188,7 +188,7 @@ def test_codes_are_stored_packed_and_compared_by_hamming(tmp_path: Path) -> None
     source = write_files(tmp_path / "src", textures(12))
     text = 'dtype = "binary"\n[extractor]\nkind = "hog"\n[whiten]\ndims = 10\n[indexes.binary]\n[indexes.flat]\n'
     run(source, tmp_path / "root", recipe=recipe(tmp_path, text))
-    (reader,) = [reader for reader in files_of(tmp_path / "root") if reader.dtype == "binary"]
+    reader = next(reader for reader in files_of(tmp_path / "root") if reader.dtype == "binary")
     assert len(np.unique(np.abs(reader.vectors()))) == 1
     assert reader.whole()["descriptor"].type == pa.binary(2)
     for kind in ("binary", "flat"):

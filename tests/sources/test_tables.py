@@ -1,0 +1,92 @@
+"""Arrow files and NumPy matrices: what is broken in them is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.recipe import RecipeOptions
+from pipeline.core.errors import ShardError
+from pipeline.core.types import Image, Shard
+from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.sources import SourceSpec
+from pipeline.sources.arrow import Spec as ArrowSpec
+from pipeline.sources.npy import Spec as NpySpec
+from tests.builders import run
+
+
+def items(spec: SourceSpec, folder: Path) -> list[Image]:
+    source = spec.open(str(folder))
+    found = []
+    for entry in source.listing():
+        shard = Shard(id="x", uri="", bytes=entry.size, etag=entry.etag, entries=(entry,))
+        found += [item for item in source.images(shard) if isinstance(item, Image)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32, ">f4"])
+def test_every_type_of_number_becomes_float32(tmp_path: Path, dtype: object) -> None:
+    x = np.arange(5000 * 3).reshape(5000, 3).astype(dtype)  # type: ignore[call-overload]
+    np.save(tmp_path / "x.npy", x)
+    found = items(NpySpec(), tmp_path)
+    np.testing.assert_array_equal(np.stack([np.frombuffer(i.data, "<f4") for i in found]), x.astype(np.float32))
+    assert found[4999].key == "x.npy/000004999"
+
+
+def test_matrices_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    def refused(match: str) -> None:
+        with pytest.raises(ShardError, match=match):
+            items(NpySpec(), tmp_path)
+
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros(5, np.float32))
+    refused("no matrix")
+    np.save(path, np.asfortranarray(np.zeros((5, 3), np.float32)))
+    refused("C order")
+    np.save(path, np.array([["a", "b"]]))
+    refused("not numbers")
+    np.save(path, np.array([[{}]], dtype=object), allow_pickle=True)
+    refused("not numbers")
+    path.write_bytes(b"nothing")
+    refused("no sound")
+    np.save(path, np.zeros((5, 3), np.float32))
+    path.write_bytes(path.read_bytes()[:-4])
+    refused("truncated")
+    np.save(path, np.zeros((5, 3), np.float32))
+    (tmp_path / "x.txt").write_text("one\ntwo\n")
+    refused("5 rows, and x.txt has 2 names")
+
+
+def test_a_stream_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrow"
+    table = pa.table({"vector": pa.array(np.ones((100, 4)).tolist(), pa.list_(pa.float32()))})
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+    assert len(items(ArrowSpec(), tmp_path)) == 100
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(ShardError, match="no end"):
+        items(ArrowSpec(), tmp_path)
+    path.write_bytes(b"nothing at all")
+    with pytest.raises(ShardError):
+        items(ArrowSpec(), tmp_path)
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    assert len(items(ArrowSpec(), tmp_path)) == 100
+
+
+def test_a_matrix_and_its_names_are_indexed(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    source = tmp_path / "src"
+    source.mkdir()
+    np.save(source / "x.npy", x)
+    (source / "x.txt").write_text("\n".join(f"{n}.jpg" for n in range(60)))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[extractor]\nkind = "precomputed"\ndim = 12\n[indexes.flat]\n')
+    run(source, tmp_path / "root", recipe=RecipeOptions(recipe=str(recipe)))
+    with SearchIndex.open(str(tmp_path / "root")) as index:
+        query = x[7:8] / np.linalg.norm(x[7])
+        assert index.search(query, SearchOptions(k=1))[0][0].key == "x.npy/7.jpg"
