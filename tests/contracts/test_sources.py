@@ -71,7 +71,7 @@ def as_npy(folder: Path) -> str:
 
 
 VECTORS = {
-    name: np.random.default_rng(len(data)).normal(size=7).astype("<f4").tobytes() for name, data in FILES.items()
+    name: np.random.default_rng(number).normal(size=7).astype("<f4").tobytes() for number, name in enumerate(FILES)
 }
 """The same names for kinds that hold vectors in place of images."""
 
@@ -144,9 +144,8 @@ def test_the_listing_is_sorted_and_repeats_itself(kind: str, location: str) -> N
 def test_a_changed_file_changes_its_etag(kind: str, location: str, tmp_path: Path) -> None:
     source = spec_of(kind).open(location)
     before = {entry.path: entry.etag for entry in source.listing()}
-    changed = next(
-        path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".jpg", ".tar", ".parquet", ".arrow", ".npy")
-    )
+    suffixes = (".jpg", ".tar", ".parquet", ".arrow", ".npy")
+    changed = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in suffixes)
     changed.write_bytes(changed.read_bytes() + b"\0")
     after = {entry.path: entry.etag for entry in spec_of(kind).open(location).listing()}
     assert len([path for path in before if before[path] != after[path]]) == 1
