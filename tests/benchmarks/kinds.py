@@ -26,6 +26,7 @@ from pipeline.table import DescriptorReader
 from tests.benchmarks.museum import FILES, ground_truth, quiet
 
 PCA = '[whiten]\nmethod = "pca"\ndims = 128\n'
+POOLED = '[extractor]\nkind = "pooled"\nresize = "longest:384"\n'
 SIFT = '[extractor]\nkind = "sift"\nresize = "longest:512"\n'
 SURF = SIFT + 'descriptor = "surf"\n'
 VLAD = '[encode]\nmethod = "vlad"\nwords = 64\npca = 64\n'
@@ -50,14 +51,14 @@ def pooled_rows() -> Iterator[Row]:
     """All poolings of both networks, with and without PCA."""
     for backbone in FILES:
         for pooling in ("gem", "mac", "spoc", "crow", "rmac", "raac"):
-            text = f'[extractor]\nkind = "pooled"\nbackbone = "{backbone}"\npooling = "{pooling}"\nresize = "longest:384"\n'
+            text = f'{POOLED}backbone = "{backbone}"\npooling = "{pooling}"\n'
             for whitened, more in ((" + PCA 128", PCA), ("", "")):
                 yield Row(label=f"{pooling} of {backbone}{whitened}", recipe=text + more, weights=backbone)
 
 
 def coded_rows() -> Iterator[Row]:
     """Binary codes of one descriptor, ranked by Hamming distance alone."""
-    text = '[extractor]\nkind = "pooled"\nbackbone = "mobilenet_v2"\nresize = "longest:384"\n' + PCA
+    text = f'{POOLED}backbone = "mobilenet_v2"\n{PCA}'
     for label, index, settings in (
         ("LSH, 256 random bits", "lsh", "nbits = 256\n"),
         ("LSH, 128 sampled bits", "lsh", 'rotation = "sample"\n'),
@@ -84,18 +85,19 @@ def local_rows() -> Iterator[Row]:
     yield Row(label="RootSIFT, BoW 4096 + RANSAC of 100", recipe=SIFT + bow + keep, verify=100, grocery=False)
     yield Row(label="RootSIFT, Fisher 64 x 64", recipe=SIFT + VLAD.replace("vlad", "fisher"))
     yield Row(label="RootSIFT, Fisher 64 x 64 + PCA 128", recipe=SIFT + VLAD.replace("vlad", "fisher") + PCA)
-    yield Row(
-        label="RootSIFT, ASMK* 256 x 64", recipe=SIFT + VLAD.replace("vlad", "asmk").replace("= 64\np", "= 256\np")
-    )
+    yield Row(label="RootSIFT, ASMK* 256 x 64", recipe=SIFT + '[encode]\nmethod = "asmk"\nwords = 256\npca = 64\n')
     yield Row(label="SURF, VLAD 64 x 64", recipe=SURF + VLAD)
-    yield Row(
-        label="DELF of mobilenet_v2, VLAD 64 x 40",
-        recipe=DELF + VLAD.replace("pca = 64", "pca = 40"),
-        weights="mobilenet_v2",
-    )
-    votes = {"recipe": DELF + LOCAL_PCA, "weights": "mobilenet_v2", "index": "ivfpq", "grocery": False}
-    yield Row(label="DELF of mobilenet_v2, 40-d, votes", **votes)
-    yield Row(label="DELF of mobilenet_v2, 40-d, votes + RANSAC of 100", verify=100, **votes)
+    deep = VLAD.replace("pca = 64", "pca = 40")
+    yield Row(label="DELF of mobilenet_v2, VLAD 64 x 40", recipe=DELF + deep, weights="mobilenet_v2")
+    for verify in (0, 100):
+        yield Row(
+            label="DELF of mobilenet_v2, 40-d, votes" + (" + RANSAC of 100" if verify else ""),
+            recipe=DELF + LOCAL_PCA,
+            weights="mobilenet_v2",
+            index="ivfpq",
+            verify=verify,
+            grocery=False,
+        )
     mop = '[extractor]\nkind = "mop"\nbackbone = "squeezenet1_0"\n[encode]\nmethod = "mop"\nwords = 100\npca = 128\n'
     yield Row(label="MOP of squeezenet1_0", recipe=mop, weights="squeezenet1_0")
 
