@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # cpu or gpu: which faiss; they exclude each other.
 FAISS ?= cpu
 
-.PHONY: help setup demo check format test test-all test-ray test-s3 test-gpu bench clean
+.PHONY: help setup demo check format test test-all test-ray test-s3 test-gpu bench table clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-gpu: $(READY) ## Tests that need a CUDA device
 
 bench: $(READY) ## Figures of the README into build/; those of photographs if SIGHTLINE_REAL_DATA names them
 	$(BIN)/python -m tests.benchmarks
+
+table: $(READY) ## mAP, cost and storage of every kind on the photographs that SIGHTLINE_REAL_DATA names: half an hour
+	$(BIN)/python -m tests.benchmarks kinds localisation indexes
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -84,3 +84,61 @@ def test_rejects_keep_key_reason_and_size(tmp_path: Path) -> None:
     ]
     write_rejects(path, rejects)
     assert read_rejects(path) == rejects
+
+
+def local(counts: list[int], d: int = 8) -> DescriptorBatch:
+    total = sum(counts)
+    random = np.random.default_rng(1)
+    return DescriptorBatch(
+        vectors=vectors(total, d),
+        image_row=np.repeat(np.arange(len(counts)), counts).astype(np.int64),
+        boxes=random.random((total, 4), np.float32),
+        scales=random.random(total, np.float32),
+        scores=random.random(total, np.float32),
+    )
+
+
+def test_local_descriptors_come_back_by_image(tmp_path: Path) -> None:
+    path, counts = tmp_path / "d.parquet", [3, 1, 1500, 7]
+    batch = local(counts)
+    write_descriptors(path, rows(4), batch, dtype="float32", recipe="abc")
+    reader = DescriptorReader(path)
+    assert (reader.rows, reader.is_local, len(reader.keys())) == (1511, True, 4)
+    assert reader.images() == rows(4)
+    again = reader.batch()
+    for name in ("vectors", "image_row", "boxes", "scales", "scores"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(batch, name))
+    for image in range(4):
+        one = reader.take_local(image)
+        np.testing.assert_array_equal(one.vectors, batch.of(image).vectors)
+        np.testing.assert_array_equal(one.boxes, batch.of(image).boxes)
+    assert reader.take(np.array([3, 0, 3]), ["key"])["key"].to_pylist() == ["a/3.jpg", "a/0.jpg", "a/3.jpg"]
+    assert reader.rows_of(np.array([1, 3])).tolist() == [3, *range(1504, 1511)]
+    numbers = np.concatenate([images for _, images in reader.numbered(100)])
+    np.testing.assert_array_equal(numbers, batch.image_row)
+
+
+def test_kept_local_descriptors_lie_beside_the_vector(tmp_path: Path) -> None:
+    path, counts = tmp_path / "d.parquet", [5, 2, 40]
+    kept = local(counts)
+    batch = DescriptorBatch(vectors=vectors(3), image_row=np.arange(3), local=kept)
+    write_descriptors(path, rows(3), batch, dtype="float16", recipe="abc")
+    reader = DescriptorReader(path)
+    assert (reader.rows, reader.is_local, reader.local_dim) == (3, False, 8)
+    again = reader.batch().local
+    assert again is not None
+    np.testing.assert_array_equal(again.vectors, kept.vectors.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(again.boxes, kept.boxes)
+    frame = pd.read_parquet(path)
+    assert [len(values) for values in frame["local_scores"]] == counts
+
+
+@pytest.mark.parametrize("d", [8, 13])
+def test_codes_are_signs(tmp_path: Path, d: int) -> None:
+    path, x = tmp_path / "d.parquet", vectors(20, d)
+    x[0, 0] = 0.0
+    write_descriptors(path, rows(20), DescriptorBatch.of_images(x), dtype="binary", recipe="abc")
+    reader = DescriptorReader(path)
+    expected = np.where(x >= 0, 1, -1) / np.sqrt(d)
+    np.testing.assert_allclose(reader.vectors(), expected, rtol=1e-6)
+    np.testing.assert_allclose(reader.take_vectors(np.array([7, 0])), expected[[7, 0]], rtol=1e-6)

@@ -135,3 +135,19 @@ def test_dir_whitening_reproduces_the_reference_implementation(golden_data: Path
             np.testing.assert_allclose(ours, golden[f"whitenp{power}_whitenv{dims}"], rtol=1e-4, atol=1e-6)
             checked += 1
     assert checked == 6
+
+
+def test_few_wide_vectors_are_whitened_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = sample(40, 60)
+    plain = fit_pca(Moments.of(x), dims=20)
+    monkeypatch.setattr("pipeline.whiten.WIDE", 10)
+    parts = [Moments.of(x[:15]), Moments.from_bytes(Moments.of(x[15:]).to_bytes())]
+    merged = Moments.merge(parts)
+    assert merged.outer is None
+    wide = fit_pca(merged, dims=20)
+    np.testing.assert_allclose(wide.mean, plain.mean, atol=1e-9)
+    np.testing.assert_allclose(wide.projection, plain.projection, rtol=1e-6, atol=1e-9)
+    assert fit_pca(merged).dim == fit_pca(Moments.of(x)).dim == 39
+    more = merged + Moments.of(sample(30, 60, seed=1))
+    assert more.rows is None
+    np.testing.assert_allclose(more.product(), (x.T @ x) + gram(sample(30, 60, seed=1).T), rtol=1e-4, atol=0.01)

@@ -29,6 +29,8 @@ class TimmMap(nn.Module):
         self.stride = int(model.feature_info[-1]["reduction"])
         self.channels = int(model.num_features)
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+        self._patch: tuple[int, int] = (int(patch[0]), int(patch[1]))
         self._last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     @property
@@ -48,10 +50,8 @@ class TimmMap(nn.Module):
 
     def map_and_class(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the map (N,C,h,w) and the class token (N,C), None where there is none."""
-        rows, columns = x.shape[2] // self.stride, x.shape[3] // self.stride
-        tokens = hasattr(self.model, "patch_embed") and not self._last
-        if tokens:
-            x = x[:, :, : rows * self.stride, : columns * self.stride]
+        rows, columns = x.shape[2] // self._patch[0], x.shape[3] // self._patch[1]
+        x = x[:, :, : rows * self._patch[0], : columns * self._patch[1]]
         features: Tensor = self.model.forward_features(x)
         if features.ndim == 4:
             return features.permute(0, 3, 1, 2) if self._last else features, None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.storage import Store
-from pipeline.decode import Resize, decode
+from pipeline.decode import Decoded, Resize, decode
 from pipeline.extract.pooled import PooledExtractor
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.features.locate import locate, pooled
@@ -20,10 +20,15 @@ from pipeline.publish.recipe import Recipe
 from pipeline.search.engine import Hit
 from pipeline.search.originals import Originals
 
-QUERY_SCALES = (1.0, 0.7071, 0.5, 0.3536)
-"""An object is mostly smaller in a result than in the query: it is described at several sizes, the best one counts."""
-EXPONENTS = {"spoc": 1.0, "mac": 10.0, "rmac": 10.0}
-"""Exponent of the mean that stands for a pooling; 10 stands for the maximum (Tolias et al.)."""
+LONGEST = 1024
+"""Longest side at which results are looked at, whatever the recipe's: a larger map has finer boxes."""
+QUERY_SCALES = (0.7071, 0.5, 0.3536)
+"""An object is mostly smaller in a result than in the query: it is described at several sizes, the best one counts. At
+the query's own size the whole of a result wins too often (measured: mean IoU .57 in place of .64)."""
+EXPONENT = 3.0
+"""Of the generalised mean, where the recipe has none of its own. The high exponent that stands for a maximum (10,
+Tolias et al.) finds worse boxes, also for descriptors that were pooled by maxima: .47 in place of .64."""
+LEAST_SIDE = 64
 
 
 class Locator:
@@ -36,24 +41,20 @@ class Locator:
         extractor = spec.build(store, device)
         assert isinstance(extractor, PooledExtractor), "a pooled spec builds a pooled extractor"
         self._extractor, self._originals = extractor, originals
-        self._p = EXPONENTS.get(spec.pooling, spec.gem_p or 3.0)
+        self._p = spec.gem_p or EXPONENT if spec.pooling == "gem" else EXPONENT
 
     def describe(self, data: bytes) -> torch.Tensor:
         """Return the object's features (Q, C) at several sizes; data: the encoded query, or the box cut out of it."""
         pixels = decode(data, Resize.parse("none")).pixels
-        found = []
-        for scale in QUERY_SCALES:
-            height, width = (max(1, round(scale * side)) for side in pixels.shape[:2])
-            resized = PillowImage.fromarray(pixels).resize((width, height), PillowImage.Resampling.BILINEAR)
-            out = io.BytesIO()
-            resized.save(out, "PNG", compress_level=1)
-            try:
-                found.append(pooled(self._extractor.feature_map(self._extractor.prepare(out.getvalue())), self._p))
-            except BadImageError:
-                break
-        if not found:
-            raise UserError("query", "is too small to be located", "give a larger image or box")
-        return torch.stack(found)
+        return torch.stack([pooled(self._map(pixels, scale * LONGEST), self._p) for scale in QUERY_SCALES])
+
+    def _map(self, pixels: npt.NDArray[np.uint8], longest: float) -> torch.Tensor:
+        """Return the feature map of an image at a longest side, enlarged where it is smaller."""
+        height, width = pixels.shape[:2]
+        factor = longest / max(height, width)
+        size = (max(LEAST_SIDE, round(factor * width)), max(LEAST_SIDE, round(factor * height)))
+        resized = np.array(PillowImage.fromarray(pixels).resize(size, PillowImage.Resampling.BILINEAR))
+        return self._extractor.feature_map(Decoded(pixels=resized, width=width, height=height))
 
     def locate(self, objects: torch.Tensor, hits: Sequence[Hit]) -> list[Hit]:
         """Return the hits with the box of the object in each, in pixels of the original image."""
@@ -61,11 +62,12 @@ class Locator:
 
     def _box(self, objects: torch.Tensor, hit: Hit) -> tuple[float, float, float, float] | None:
         try:
-            image = self._extractor.prepare(self._originals.read(hit.key, hit.uri))
+            pixels = decode(self._originals.read(hit.key, hit.uri), Resize.parse("none")).pixels
         except BadImageError as error:
             raise UserError(hit.uri, f"has changed since it was indexed: {error}", "index the source anew") from None
-        found = locate(self._extractor.feature_map(image), objects, self._p)
+        found = locate(self._map(pixels, LONGEST), objects, self._p)
+        height, width = pixels.shape[:2]
         shares = np.array([found.left, found.top, found.width, found.height])
-        size = np.array([image.width, image.height, image.width, image.height])
-        left, top, width, height = (shares * size).tolist()
-        return left, top, width, height
+        size = np.array([width, height, width, height])
+        x, y, across, down = (shares * size).tolist()
+        return x, y, across, down

@@ -43,6 +43,7 @@ KINDS: list[dict[str, Any]] = [
     {"pooling": "gem", "scales": (1.0, 0.7071, 0.5)},
     {"pooling": "gem", "scales": (1.0, 0.5), "scale_resize": "image", "scale_pooling": "signed"},
     {"pooling": "gem", "precision": "bf16"},
+    {"pooling": "rmac", "rmac_grid": "overlap"},
 ]
 
 
@@ -186,3 +187,44 @@ def test_squeezenet_reproduces_the_reference_descriptors(
     for name, expected in zip(golden["files"], golden[f"{pooling}_{scales}"], strict=True):
         image = extractor.prepare((real_data / "museum" / "qsd2_w1" / str(name)).read_bytes())
         np.testing.assert_allclose(extractor.extract([image]).vectors[0], expected, rtol=1e-4, atol=2e-6)
+
+
+def test_a_class_token_is_described_alone_and_in_company(tmp_path: Path) -> None:
+    name = "timm:vit_tiny_patch16_224"
+    extractor = built(tmp_path, name, named_weights(name, "random:0"), pooling="cls")
+    images = [extractor.prepare(jpeg(seed)) for seed in range(3)]
+    together = extractor.extract(images).vectors
+    assert together.shape == (3, 192)
+    alone = np.concatenate([extractor.extract([image]).vectors for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_local_whitening_is_a_linear_map_of_each_position(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    named = named_weights("squeezenet1_1", "random:0")
+    extra = {"local.weight": torch.randn(24, 512), "local.bias": torch.rand(24)}
+    weights = Weights(tensors={**named.tensors, **extra}, origin="random:0")
+    extractor = built(tmp_path, weights=weights, local_whitening=True, pooling="spoc")
+    image = extractor.prepare(jpeg(1))
+    features = extractor.feature_map(image)
+    positions = features.flatten(1).T @ extra["local.weight"].T + extra["local.bias"]
+    expected = torch.nn.functional.normalize(positions.mean(dim=0), dim=0)
+    np.testing.assert_allclose(extractor.extract([image]).vectors[0], expected.numpy(), atol=1e-5)
+
+
+def test_the_last_max_pool_halves_the_map(tmp_path: Path) -> None:
+    named = named_weights("alexnet", "random:0")
+    kept, cut = (
+        built(tmp_path / str(flag), "alexnet", named, last_pool=flag, pooling="spoc", resize="none")
+        for flag in (True, False)
+    )
+    image = kept.prepare(jpeg(1, 160, 160))
+    pooled = torch.nn.functional.max_pool2d(cut.feature_map(image)[None], 2).mean(dim=(2, 3))[0]
+    expected = torch.nn.functional.normalize(pooled, dim=0)
+    np.testing.assert_allclose(kept.extract([image]).vectors[0], expected.numpy(), atol=1e-5)
+
+
+def test_settings_of_one_backbone_are_refused_for_another(tmp_path: Path) -> None:
+    for fields, what in (({"pooling": "cls"}, "class token"), ({"last_pool": True}, "max-pool")):
+        with pytest.raises(ValidationError, match=what):
+            built(tmp_path, **fields)

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.checkpoints import read_checkpoint
 from pipeline.core.errors import UserError
-from pipeline.features.backbones import BACKBONES, build_backbone, imagenet_tensors, load_state, random_tensors
+from pipeline.features.backbones import (
+    BACKBONES,
+    backbone,
+    build_backbone,
+    imagenet_tensors,
+    load_state,
+    pixel_statistics,
+    random_tensors,
+)
 
 LARGE = {"vgg16", "vgg19", "resnet152", "densenet161", "densenet201", "convnext_base", "convnext_large"}
 LARGE |= {"efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "resnet101"}
@@ -15,7 +24,7 @@ LARGE |= {"efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "resnet101"}
 NAMES = sorted(set(BACKBONES) - LARGE)
 
 
-def loaded(name: str) -> torch.nn.Module:
+def loaded(name: str) -> Any:
     network = build_backbone(name)
     load_state(network, random_tensors(name, 0))
     return network
@@ -92,3 +101,42 @@ def test_real_weights_load_strictly(real_data: Path) -> None:
     for name, file in (("mobilenet_v2", "mobilenet_v2"), ("squeezenet1_0", "squeezenet1_0")):
         path = real_data / "weights" / f"{file}_imagenet_fp16.pth"
         load_state(build_backbone(name), read_checkpoint(path).tensors)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "timm:swin_tiny_patch4_window7_224"]
+)
+def test_timm_networks_give_maps_of_any_image_size(name: str) -> None:
+    network, facts = loaded(name), backbone(name)
+    with torch.inference_mode():
+        found = network(torch.rand(2, 3, 200, 259))
+        assert found.shape[:2] == (2, facts.channels)
+        assert abs(found.shape[2] - 200 / facts.stride) <= 1
+        assert abs(found.shape[3] - 259 / facts.stride) <= 1
+        assert facts.class_token == name.startswith("timm:vit")
+        if facts.class_token:
+            x = torch.rand(1, 3, 224, 224)
+            inner = network.model.forward_features(x)
+            torch.testing.assert_close(network.class_vector(x), inner[:, 0])
+            torch.testing.assert_close(network(x).flatten(2).transpose(1, 2), inner[:, 1:])
+
+
+def test_heads_of_timm_files_are_left_behind_and_pixels_are_their_own() -> None:
+    tensors = {**random_tensors("timm:vit_tiny_patch16_224", 0), "head.weight": torch.rand(10, 192)}
+    load_state(build_backbone("timm:vit_tiny_patch16_224"), tensors)
+    assert pixel_statistics("timm:vit_tiny_patch16_224")[0] == (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match="no network of timm"):
+        backbone("timm:nothing_of_that_name")
+    with pytest.raises(UserError, match="lack"):
+        load_state(build_backbone("timm:vit_tiny_patch16_224"), {"cls_token": torch.zeros(1, 1, 192)})
+
+
+def test_torchvisions_class_token_is_its_classifiers_input() -> None:
+    import torchvision
+
+    full = torchvision.models.vit_b_16(weights=None).eval()
+    network: Any = build_backbone("vit_b_16")
+    load_state(network, full.state_dict())
+    x = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(full.heads(network.class_vector(x)), full(x), atol=1e-4, rtol=1e-4)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.features.pooling import spoc
-from pipeline.features.regions import regional, regional_vectors, rmac_grid
+from pipeline.features.regions import overlapping_rmac, regional, regional_vectors, rmac_grid
 
 
 def slow_grid(height: int, width: int, levels: int) -> list[tuple[int, int, int, int]]:
@@ -80,3 +80,18 @@ def test_regional_vectors_are_unit_vectors_of_the_grid() -> None:
     vectors, grid = regional_vectors(torch.rand(2, 4, 6, 8))
     assert vectors.shape == (2, len(grid), 4)
     torch.testing.assert_close(vectors.norm(dim=2), torch.ones(2, len(grid)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (12, 32), (3, 9), (1, 5), (2, 2)])
+def test_overlapping_windows_follow_their_definition(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 6, *shape)
+    small, expected = min(shape), torch.zeros(2, 6)
+    for level in (1, 2, 3):
+        window = min(small, max(2 * small // (level + 1), 2))
+        stride = max(int(0.5 * window), 1)
+        for top in range(0, shape[0] - window + 1, stride):
+            for left in range(0, shape[1] - window + 1, stride):
+                region = x[:, :, top : top + window, left : left + window].amax(dim=(2, 3))
+                expected += region / (region.norm(dim=1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(overlapping_rmac(x), expected)

@@ -9,11 +9,12 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats
+from pipeline.index import IndexSpec
 from pipeline.index.lsh import Spec
 from tests.contracts.test_indexes import NOBODY, filled, trained, unit
 
 
-def recall(spec: Spec, x: Floats, queries: Floats, folder: Path) -> float:
+def recall(spec: IndexSpec, x: Floats, queries: Floats, folder: Path) -> float:
     """Share of the true ten nearest among the first hundred codes."""
     folder.mkdir()
     _, searcher = filled(spec, x, folder)
