@@ -83,12 +83,12 @@ def _box_scale(text: str) -> BoxScale:
     return cast("BoxScale", text)
 
 
-def _expansion(text: str | None) -> tuple[int, float] | None:
-    numbers = floats(text, "--expand")
+def _expansion(text: str | None, option: str = "--expand") -> tuple[int, float] | None:
+    numbers = floats(text, option)
     if numbers is None:
         return None
     if len(numbers) != 2 or numbers[0] < 1 or numbers[0] != int(numbers[0]):
-        raise UserError(f"--expand {text}", "is not K,ALPHA", "write for example 10,3")
+        raise UserError(f"{option} {text}", "is not K,ALPHA", "write for example 10,3")
     return int(numbers[0]), numbers[1]
 
 
@@ -100,6 +100,9 @@ def evaluate(
     rerank: Rerank = None,
     verify: Verify = 0,
     expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="K,ALPHA: expand what is indexed by its K nearest others, in memory, exactly.")
+    ] = None,
     box_scale: BoxAs = "own",
     device: Device = "auto",
     as_json: Json = False,
@@ -116,6 +119,7 @@ def evaluate(
         rerank=rerank,
         verify=verify,
         expand=_expansion(expand),
+        augment=_expansion(augment, "--augment"),
         box_scale=_box_scale(box_scale),
         device=device,
     )

@@ -18,6 +18,7 @@ from pipeline.core.storage import open_store
 from pipeline.core.types import Image, Ints, Reject, Shard
 from pipeline.evaluate import average_precision, revisited
 from pipeline.evaluate.ground_truth import Relevant, Revisited, parse_ground_truth
+from pipeline.search.augment import Augmented
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.find import find
 from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
@@ -27,7 +28,10 @@ from pipeline.stages.describe import choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """An evaluation run. rerank None re-ranks max(100, 10 k); the ranking is complete for an exact index."""
+    """An evaluation run. rerank None re-ranks max(100, 10 k); the ranking is complete for an exact index.
+
+    expand, augment: (K, ALPHA) of query expansion and of database augmentation, which ranks exactly whatever the index.
+    """
 
     root: str
     queries: str
@@ -36,6 +40,7 @@ class EvaluateOptions:
     rerank: int | None = None
     verify: int = 0
     expand: tuple[int, float] | None = None
+    augment: tuple[int, float] | None = None
     box_scale: BoxScale = "own"
     device: str = "auto"
 
@@ -59,7 +64,11 @@ def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
         complete = SearchOptions(
             k=max(1, index.images), index=spec.kind, rerank=options.rerank, verify=options.verify, expand=options.expand
         )
-        found = find(index, [described[name] for name in wanted], complete)
+        if options.augment is None:
+            found = find(index, [described[name] for name in wanted], complete)
+        else:
+            stacked = np.stack([described[name].batch.vectors[0] for name in wanted])
+            found = Augmented(index, *options.augment).find(stacked, complete)
         rankings = {name: [hit.key for hit in hits] for name, hits in zip(wanted, found, strict=True)}
         head = {
             "snapshot": index.snapshot.version,

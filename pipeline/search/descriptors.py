@@ -33,6 +33,7 @@ class StoredDescriptors:
     def __init__(self, catalog: Catalog, files: pa.Table, folder: Path) -> None:
         self._catalog, self._files, self._folder = catalog, files, folder
         self.dim = int(files["dim"][0].as_py()) if files.num_rows else 0
+        self.counts: list[int] = files["indexed"].to_pylist()
         self._open: OrderedDict[int, DescriptorReader] = OrderedDict()
         self._lock = threading.Lock()
 

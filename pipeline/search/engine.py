@@ -133,6 +133,17 @@ class SearchIndex:
         results = self.candidates(queries, options)
         return [self.hits(found) for found in results]
 
+    def live(self) -> Candidates:
+        """Return every image that is part of the collection, in the order of the snapshot; scores are zero."""
+        files, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        names, counts = self._ids.to_pylist(), self.stored.counts
+        for number, (name, count) in enumerate(zip(names, counts, strict=True)):
+            mine = np.setdiff1d(np.arange(count, dtype=np.int64), self._dead.get(name, np.zeros(0, np.int64)))
+            files.append(np.full(len(mine), number, np.int64))
+            rows.append(mine)
+        file = np.concatenate(files)
+        return Candidates(score=np.zeros(len(file), np.float32), file=file, row=np.concatenate(rows))
+
     def hits(self, found: Candidates) -> list[Hit]:
         """Return candidates with their names."""
         names = self.stored.names(found.file, found.row)

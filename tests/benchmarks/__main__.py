@@ -21,6 +21,7 @@ import torch
 OUT = Path(__file__).parents[2] / "build"
 NAMES = (
     "extraction",
+    "reduced",
     "memory",
     "million",
     "growth",
@@ -30,7 +31,7 @@ NAMES = (
     "ray_scaling",
     "ray_overhead",
 )
-WITH_PHOTOGRAPHS = ("museum",)
+WITH_PHOTOGRAPHS = ("museum", "kinds", "localisation", "indexes")
 
 
 def machine() -> dict[str, Any]:
@@ -58,10 +59,24 @@ def figures(name: str) -> dict[str, Any]:
 def table(told: dict[str, Any]) -> str:
     """The same as Markdown."""
     on = ", ".join(f"{key} {value}" for key, value in told["machine"].items() if value is not None)
-    rows = [
-        f"| {name} | {what} | {value} |" for name, found in told["figures"].items() for what, value in found.items()
-    ]
-    return "\n".join([on, "", "| benchmark | figure | value |", "|---|---|---|", *rows, ""])
+    rows, tables = [], []
+    for name, found in told["figures"].items():
+        if found and all(isinstance(value, dict) for value in found.values()):
+            tables += ["", *_wide(name, found)]
+        else:
+            rows += [f"| {name} | {what} | {value} |" for what, value in found.items()]
+    plain = ["", "| benchmark | figure | value |", "|---|---|---|", *rows] if rows else []
+    return "\n".join([on, *plain, *tables, ""])
+
+
+def _wide(name: str, found: dict[str, dict[str, Any]]) -> list[str]:
+    """A table with one line per thing measured, and a column per figure."""
+    columns = list(dict.fromkeys(column for values in found.values() for column in values))
+    lines = [f"| {name} | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for what, values in found.items():
+        cells = [str(values.get(column, "")) for column in columns]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
 
 
 def main(names: list[str]) -> None:
