@@ -30,6 +30,8 @@ TRIAL_ENTRIES = 64
 """Single images of the trial's shard: enough to fill a few batches."""
 PER_IMAGE = 150
 """Bytes per image in descriptor files beside the descriptor: names, sizes, digest."""
+PER_LOCAL = 24
+"""Bytes of a local descriptor beside its vector: box, scale, score."""
 HALF, FULL = 2, 4
 
 
@@ -41,6 +43,7 @@ class Trial:
     bytes: int
     seconds: float
     dim: int
+    rows_per_image: float
     memory: int
     gpu_memory: int
 
@@ -62,13 +65,15 @@ def run_trial(
             if not store.exists(artifact.uri):
                 store.write(artifact.uri, Catalog(root).read(artifact))
         # One shard at a time: seconds of shards that overlap would be counted twice.
-        task = ExtractTask(root=folder, location=source, recipe=recipe.raw, options=replace(options, overlap=False))
-        seen = read = 0
+        plain = recipe.raw if recipe.encode is None else recipe.local
+        task = ExtractTask(root=folder, location=source, recipe=plain, options=replace(options, overlap=False))
+        seen = read = rows = indexed = 0
         spent, dim = 0.0, 0
         for outcome in InlineRunner().map(task, (_shortened(shard) for shard in islice(plan.shards(), 100))):
             record: DescriptorFile | None = outcome.value
             if record is not None:
                 seen, dim = seen + record.seen, record.dim
+                rows, indexed = rows + record.rows, indexed + record.indexed
                 read += outcome.item.bytes
                 spent += outcome.seconds
             if spent > limit:
@@ -77,7 +82,15 @@ def run_trial(
         return None
     gpu = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Trial(seen=seen, bytes=read, seconds=spent, dim=dim, memory=memory, gpu_memory=gpu)
+    return Trial(
+        seen=seen,
+        bytes=read,
+        seconds=spent,
+        dim=dim,
+        rows_per_image=rows / max(1, indexed),
+        memory=memory,
+        gpu_memory=gpu,
+    )
 
 
 def _shortened(shard: Shard) -> Shard:
@@ -94,18 +107,25 @@ def estimate(
     """Return sizes in bytes and hours; already: images that the head holds. A UserError for settings that cannot be."""
     new = plan.count("add") if plan.packed else round(plan.bytes_to_read * trial.seen / max(1, trial.bytes))
     rows = max(1, new + already)
-    dim = min(trial.dim, recipe.whiten.dims or trial.dim) if recipe.whiten is not None else trial.dim
-    width = HALF if recipe.dtype == "float16" else FULL
+    local, kept = trial.rows_per_image, 0.0
+    dim = trial.dim
+    if recipe.encode is not None:
+        kept = local * (trial.dim * HALF + PER_LOCAL) if recipe.encode.keep else 0.0
+        dim, local = recipe.encode.dim(trial.dim), 1.0
+    dim = min(dim, recipe.whiten.dims or dim) if recipe.whiten is not None else dim
+    width = {"float16": HALF, "float32": FULL, "binary": 1 / 8}[recipe.dtype]
+    vectors = max(1, round(rows * local))
     indexes = {}
     for spec in index_specs(recipe):
-        resolved = spec.resolve(rows=rows, dim=dim, memory_bytes=memory_bytes)
-        indexes[spec.kind] = rows * resolved.row_bytes(dim)
+        resolved = spec.resolve(rows=vectors, dim=dim, memory_bytes=memory_bytes)
+        indexes[spec.kind] = vectors * resolved.row_bytes(dim)
     seconds = new / trial.rate if trial.rate else 0.0
     return {
         "images": new,
         "bytes_to_read": plan.bytes_to_read,
         "dimensions": dim,
-        "descriptor_bytes": new * (dim * width + PER_IMAGE),
+        "descriptors_per_image": round(local, 1),
+        "descriptor_bytes": round(new * (local * (dim * width + (PER_LOCAL if local > 1 else 0)) + kept + PER_IMAGE)),
         "index_bytes": indexes,
         "images_per_second_per_worker": round(trial.rate, 2),
         "memory_per_worker": trial.memory,

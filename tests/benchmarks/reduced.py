@@ -1,7 +1,8 @@
 """`--decoding reduced` on 12-megapixel JPEGs at longest:1024: how much quicker it is, and how far vectors move.
 
-Real photographs, enlarged to 4000 pixels, where SIGHTLINE_REAL_DATA names them, with the real MobileNetV2; else generated
-pictures and random weights. Medians of three, in turn, one thread. `python -m tests.benchmarks.reduced`; one JSON object.
+Real photographs, enlarged to 4000 pixels, where SIGHTLINE_REAL_DATA names them, with the real MobileNetV2; else
+generated pictures and random weights. Medians of three, in turn, one thread. `python -m tests.benchmarks.reduced`
+prints one JSON object.
 """
 
 from __future__ import annotations

@@ -212,3 +212,17 @@ def test_a_located_object_has_a_box_from_whatever_source(tmp_path: Path) -> None
         assert hits[0]["key"].endswith("001.png")
         boxes.append([hit["box"] for hit in hits])
     assert boxes[0] == boxes[1] == boxes[2]
+
+
+@pytest.mark.parametrize("text", [LOCAL, KEPT.format("vlad", 4)], ids=["local", "kept"])
+def test_a_dry_run_counts_the_descriptors_of_an_image(tmp_path: Path, text: str) -> None:
+    source = write_files(tmp_path / "src", textures(8))
+    options = recipe(tmp_path, text)
+    told = run(source, tmp_path / "root", recipe=options, dry_run=True, trial_seconds=1.0).estimate
+    run(source, tmp_path / "root", recipe=options)
+    readers = [reader for reader in files_of(tmp_path / "root") if reader.is_local == (text == LOCAL)]
+    assert told["dimensions"] == readers[0].dim
+    per_image = sum(reader.rows for reader in readers) / 8
+    assert told["descriptors_per_image"] == pytest.approx(per_image, rel=0.1)
+    vectors = sum(reader.vectors().nbytes for reader in readers)
+    assert told["index_bytes"]["flat"] == pytest.approx(vectors, rel=0.2)
