@@ -129,7 +129,9 @@ class SearchIndex:
         raise UserError(f"--index {kind}", f"is not in this snapshot, which has {known}", "choose one of those")
 
     def search(self, queries: Floats, options: SearchOptions) -> list[list[Hit]]:
-        """Return the k best hits of each query (q, d), best first."""
+        """Return the k best hits of each query (q, d), best first; UserError for local descriptors, see find.py."""
+        if self.is_local:
+            raise UserError("query", "is one vector, and this snapshot has local descriptors", "query with an image")
         results = self.candidates(queries, options)
         return [self.hits(found) for found in results]
 
@@ -161,7 +163,12 @@ class SearchIndex:
     def _search(self, queries: Floats, options: SearchOptions) -> list[Candidates]:
         spec = self.spec(options.index)
         depth = options.k
-        rerank = 0 if spec.exact else (max(100, 10 * options.k) if options.rerank is None else options.rerank)
+        # Ids name images: which of its local descriptors was hit is not known, so there is nothing to score again.
+        rerank = (
+            0
+            if spec.exact or self.is_local
+            else (max(100, 10 * options.k) if options.rerank is None else options.rerank)
+        )
         depth = max(depth, rerank)
         per_query: list[list[Candidates]] = [[] for _ in range(len(queries))]
         for part in self._opened(spec):

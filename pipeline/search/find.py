@@ -39,8 +39,7 @@ def find(
 
 
 def _by_votes(index: SearchIndex, query: Query, options: SearchOptions) -> Candidates:
-    # Ids name images, so that the stored vector behind a single hit is not known: there is no exact re-ranking.
-    single = replace(options, k=NEIGHBOURS, rerank=0)
+    single = replace(options, k=NEIGHBOURS, expand=None)
     return voted(index.candidates(query.batch.vectors, single)).first(options.k)
 
 

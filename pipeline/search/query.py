@@ -76,7 +76,10 @@ class QueryExtractor:
 
     def vector(self, data: bytes, name: str, box: Box | None = None, box_scale: BoxScale = "own") -> Floats:
         """Return the global descriptor (d,) of an image or a box of it; see `describe`."""
-        return np.asarray(self.describe(data, name, box, box_scale).batch.vectors[0], dtype=np.float32)
+        batch = self.describe(data, name, box, box_scale).batch
+        if batch.is_local:
+            raise UserError(name, "has local descriptors, not one vector", "search by pipeline.search.find")
+        return np.asarray(batch.vectors[0], dtype=np.float32)
 
     def cut(self, data: bytes, box: Box, box_scale: BoxScale = "own") -> bytes:
         """Return a box of an image as an image."""

@@ -180,6 +180,8 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     run(source, tmp_path / "local", recipe=recipe(tmp_path, LOCAL))
     with pytest.raises(UserError, match="global descriptors"):
         asked(tmp_path / "local", textures(1)["000.png"], expand=(3, 3.0))
+    with SearchIndex.open(str(tmp_path / "local")) as index, pytest.raises(UserError, match="query with an image"):
+        index.search(np.zeros((1, 128), np.float32), SearchOptions())
     with pytest.raises(SightlineError, match="use fewer words"):
         run(source, tmp_path / "few", recipe=recipe(tmp_path, KEPT.format("vlad", 4000)))
 
