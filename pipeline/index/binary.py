@@ -20,15 +20,16 @@ from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _binary, _faiss
 
-HASH_BITS = 16
-"""Bits of a hash at most: 65,536 buckets."""
+HASH_BITS, PER_BUCKET = 16, 16
+"""Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
 
 
 class Spec(IndexSpec):
     """code: where bits come from; nbits None: as many as dimensions (rounded down to whole bytes), 2 d for lsh.
 
-    storage: flat scans all codes; ivf the nprobe nearest of nlist lists; hash the buckets within nflip bits; hnsw
-    walks a graph with m links. Settings that a storage does not use are left alone.
+    storage: flat scans all codes; ivf the nprobe nearest of nlist lists; hash looks up `tables` parts of the code, each
+    within nflip bits (multi-index hashing: Norouzi et al., 2012); hnsw walks a graph with m links. Settings that a
+    storage does not use are left alone.
     """
 
     suffix: ClassVar[str] = ".safetensors"
@@ -38,7 +39,8 @@ class Spec(IndexSpec):
     storage: Literal["flat", "ivf", "hash", "hnsw"] = "flat"
     nlist: int | None = Field(default=None, ge=1)
     nprobe: int = Field(default=16, ge=1)
-    nflip: int = Field(default=2, ge=0, le=4)
+    tables: int = Field(default=8, ge=1, le=64)
+    nflip: int = Field(default=1, ge=0, le=4)
     m: int = Field(default=16, ge=4, le=64)
     ef_search: int = Field(default=128, ge=1)
 
@@ -57,7 +59,11 @@ class Spec(IndexSpec):
     def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
         """The code, its id, and what finds it."""
         assert self.nbits is not None, "settings are resolved before sizing"
-        return self.nbits // 8 + 8 + {"flat": 0, "ivf": 8, "hash": 24, "hnsw": 8 * self.m + 16}[self.storage]
+        return (
+            self.nbits // 8
+            + 8
+            + {"flat": 0, "ivf": 8, "hash": 8 + 8 * self.tables, "hnsw": 8 * self.m + 16}[self.storage]
+        )
 
     def sample_rows(self, rows: int) -> int:
         """Points for the rotation, and for the centroids of lists."""
@@ -137,7 +143,8 @@ class BinarySearcher:
         elif spec.storage == "hnsw":
             self._exhaustive = faiss.downcast_IndexBinary(index.storage)
         elif spec.storage == "hash":
-            self._index = faiss.IndexBinaryHash(self._bits, min(self._bits, HASH_BITS))
+            part = min(self._bits, HASH_BITS, max(4, int(np.log2(max(1, self.rows) / PER_BUCKET))))
+            self._index = faiss.IndexBinaryMultiHash(self._bits, min(spec.tables, self._bits // part), part)
             self._index.nflip = spec.nflip
             if self.rows:
                 self._index.add(_binary.codes_of(index))

@@ -93,8 +93,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _grown(vectors: Floats, trees: int) -> npt.NDArray[np.uint8]:
     """Return FLANN's file of a forest, with 1 for every address: only whether there is a child is read of them."""
     cv2 = library("cv2", "classical", "index kdtree")
+    # Trees that several threads grow draw from several generators: one thread, and one seed, give one forest.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     cv2.setRNGSeed(SEED)
     index = cv2.flann_Index(vectors, {"algorithm": KD_TREES, "trees": trees})
+    cv2.setNumThreads(threads)
     with staging.folder() as folder:
         file = Path(folder) / "forest"
         index.save(str(file))

@@ -164,11 +164,8 @@ class SearchIndex:
         spec = self.spec(options.index)
         depth = options.k
         # Ids name images: which of its local descriptors was hit is not known, so there is nothing to score again.
-        rerank = (
-            0
-            if spec.exact or self.is_local
-            else (max(100, 10 * options.k) if options.rerank is None else options.rerank)
-        )
+        wanted = max(100, 10 * options.k) if options.rerank is None else options.rerank
+        rerank = 0 if spec.exact or self.is_local else wanted
         depth = max(depth, rerank)
         per_query: list[list[Candidates]] = [[] for _ in range(len(queries))]
         for part in self._opened(spec):
