@@ -91,7 +91,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _grown(vectors: Floats, trees: int) -> npt.NDArray[np.uint8]:
-    """Return FLANN's file of a forest, with 1 for every address: only whether there is a child is read of them."""
+    """Return FLANN's file of a forest: with 1 for every address, of which only whether there is a child is read, and 0
+    for what leaves have in place of a value, which FLANN leaves as it finds it.
+    """
     cv2 = library("cv2", "classical", "index kdtree")
     # Trees that several threads grow draw from several generators: one thread, and one seed, give one forest.
     threads = cv2.getNumThreads()
@@ -106,6 +108,7 @@ def _grown(vectors: Floats, trees: int) -> npt.NDArray[np.uint8]:
     nodes = forest[HEADER:].reshape(-1, NODE)
     addresses = nodes[:, 8:].copy().view(np.uint64)
     nodes[:, 8:] = (addresses != 0).astype(np.uint64).view(np.uint8)
+    nodes[~addresses.any(axis=1), 4:8] = 0
     return forest
 
 
