@@ -1,4 +1,4 @@
-"""The commands that read: status, query, evaluate. What they do is in the modules of these names."""
+"""The commands that read: status, query, evaluate, export, duplicates. The work is in the modules of these names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated, cast
 
 import typer
 
+from jobs import duplicates as duplicates_job
 from jobs import evaluate as evaluate_job
+from jobs import export as export_job
 from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
@@ -128,4 +130,34 @@ def evaluate(
     return 0
 
 
-COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}))
+def export(
+    root: Root,
+    target: Annotated[str, typer.Argument(help="An empty folder or s3:// prefix.")],
+    form: Annotated[str, typer.Option(help="faiss: one index and its names; npy: a matrix and its names.")] = "faiss",
+    index: Index = "",
+    as_json: Json = False,
+) -> int:
+    """Write the live images for others to serve: plain faiss, or NumPy."""
+    data = export_job.export(export_job.ExportOptions(root=root, target=target, form=form, index=index))
+    output.emit(data, as_json=as_json, lines=export_job.lines(data))
+    return 0
+
+
+def duplicates(
+    root: Root,
+    threshold: Annotated[float, typer.Option(help="Cosine from which two images are linked.")] = 0.95,
+    neighbours: Annotated[int, typer.Option(min=1, help="Links that one image contributes at most.")] = 20,
+    index: Index = "",
+    out: Annotated[str, typer.Option(help="Parquet file to write: group, key, uri, similarity.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Group near-duplicate images: those linked by a similarity above a threshold."""
+    options = duplicates_job.DuplicatesOptions(
+        root=root, threshold=threshold, neighbours=neighbours, index=index, out=out
+    )
+    data = duplicates_job.duplicates(options, Reporter())
+    output.emit(data, as_json=as_json, lines=duplicates_job.lines(data))
+    return 0
+
+
+COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}), (export, {}), (duplicates, {}))

@@ -135,6 +135,12 @@ class SearchIndex:
         results = self.candidates(queries, options)
         return [self.hits(found) for found in results]
 
+    def trained(self, spec: IndexSpec) -> Path | None:
+        """Return the trained empty index of a kind; None where the snapshot has no index shard of it."""
+        mine = self.snapshot.recipe.index_id(spec)
+        shard = next((shard for shard in self._shards if shard.fingerprint == mine), None)
+        return None if shard is None else self._catalog.fetch(shard.trained, Path(self._folder.name))
+
     def live(self) -> Candidates:
         """Return every image that is part of the collection, in the order of the snapshot; scores are zero."""
         files, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
