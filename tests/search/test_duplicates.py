@@ -51,8 +51,8 @@ def test_what_is_deleted_is_no_duplicate(root: Path) -> None:
     assert [sorted(keys) for keys in told["largest"]] == [["0008.jpg", "copy-8-80.jpg", "copy-8-85.jpg"]]
 
 
-def test_a_threshold_of_one_groups_equals_only_and_none_is_refused(root: Path) -> None:
-    everything = duplicates(DuplicatesOptions(root=str(root), threshold=1e-6, neighbours=3), Reporter(io.StringIO()))
+def test_a_low_threshold_links_everything_and_none_is_refused(root: Path) -> None:
+    everything = duplicates(DuplicatesOptions(root=str(root), threshold=1e-6, neighbours=12), Reporter(io.StringIO()))
     assert (everything["groups"], everything["members"]) == (1, 28)
     with pytest.raises(UserError, match="no cosine"):
         duplicates(DuplicatesOptions(root=str(root), threshold=0.0), Reporter(io.StringIO()))
