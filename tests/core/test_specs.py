@@ -15,7 +15,7 @@ def test_the_canonical_form_is_one_form() -> None:
 
 
 def test_kinds_are_the_modules_of_a_family_without_helpers() -> None:
-    assert kinds("pipeline.sources") == ["filelist", "folder", "kapture", "parquet", "tar"]
+    assert kinds("pipeline.sources") == ["arrow", "filelist", "folder", "kapture", "npy", "parquet", "tar"]
     assert all(not name.startswith("_") for family in ("extract", "index") for name in kinds(f"pipeline.{family}"))
 
 
