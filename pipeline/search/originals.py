@@ -28,7 +28,8 @@ class Originals:
             found = store.stat(path)
         except SightlineError:
             raise UserError(uri, "is no longer there", "index the source anew") from None
-        entry = Entry(path=path, size=found.size, etag=found.etag)
+        # A packed file's path, as its source counts paths, is its key.
+        entry = Entry(path=key if self._spec.packs else path, size=found.size, etag=found.etag)
         shard = Shard(id="", uri=file, bytes=found.size, etag=found.etag, entries=(entry,))
         for item in self._source.images(shard):
             if item.key == key and isinstance(item, Image):

@@ -84,6 +84,8 @@ class QueryExtractor:
     def cut(self, data: bytes, box: Box, box_scale: BoxScale = "own") -> bytes:
         """Return a box of an image as an image."""
         cut, whole = crop(data, box)
+        if box_scale == "database" and self._resize.policy in ("shortest", "exact"):
+            raise UserError("--box-scale database", f"has no meaning for --resize {self._resize}", "use own")
         if box_scale == "database" and self._resize.policy == "longest":
             # cirtorch: the crop is shrunk as far as it was within the whole image, so objects keep their scale.
             side = max(1, int(self._resize.size * max(cut.size) / max(whole)))

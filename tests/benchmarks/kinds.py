@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jobs.evaluate import EvaluateOptions, evaluate
 from jobs.index import IndexOptions, IndexReport, run_index
 from jobs.recipe import RecipeOptions
@@ -126,9 +124,9 @@ def indexed(data: Path, source: Path, root: Path, row: Row) -> IndexReport:
 def grocery_map(root: Path, row: Row) -> float:
     """Mean average precision of every photograph asking for the others of its folder."""
     with SearchIndex.open(str(root)) as index:
-        readers = [index.stored._reader(number) for number in range(index.stored._files.num_rows)]
-        keys = [key for reader in readers for key in reader.keys()]
-        vectors = np.concatenate([reader.vectors() for reader in readers])
+        live = index.live()
+        keys = [name.key for name in index.stored.names(live.file, live.row)]
+        vectors = index.stored.vectors(live.file, live.row)
         found = index.search(vectors, SearchOptions(k=len(keys), index=row.index, rerank=row.rerank))
     classes: dict[str, set[str]] = {}
     for key in keys:

@@ -202,9 +202,12 @@ def test_codes_are_stored_packed_and_compared_by_hamming(tmp_path: Path) -> None
 def test_a_located_object_has_a_box_from_whatever_source(tmp_path: Path) -> None:
     files = textures(3)
     write_files(tmp_path / "tars", {"a.tar": tar_bytes(files)})
-    write_files(tmp_path / "files", files)
+    write_files(tmp_path / "files", {**files, "list.txt": "\n".join(files).encode()})
+    records = "# kapture format: 1.1\n" + "\n".join(f"{n}, cam0, {name}" for n, name in enumerate(files)) + "\n"
+    data = {f"records_data/{name}": content for name, content in files.items()}
+    write_files(tmp_path / "kapture" / "sensors", {**data, "records_camera.txt": records.encode()})
     boxes = []
-    for source in ("tars", "files", "tars/a.tar"):
+    for source in ("tars", "files", "tars/a.tar", "files/list.txt", "kapture"):
         root = tmp_path / f"root-{source.replace('/', '-')}"
         options = RecipeOptions(backbone="squeezenet1_1", weights="random:0", resize="none", indexes=("flat",))
         run(tmp_path / source, root, recipe=options)
@@ -213,7 +216,7 @@ def test_a_located_object_has_a_box_from_whatever_source(tmp_path: Path) -> None
         hits = query(asked_for)["results"][0]["hits"]
         assert hits[0]["key"].endswith("001.png")
         boxes.append([hit["box"] for hit in hits])
-    assert boxes[0] == boxes[1] == boxes[2]
+    assert all(mine == boxes[0] for mine in boxes)
 
 
 @pytest.mark.parametrize("text", [LOCAL, KEPT.format("vlad", 4)], ids=["local", "kept"])
@@ -228,3 +231,21 @@ def test_a_dry_run_counts_the_descriptors_of_an_image(tmp_path: Path, text: str)
     assert told["descriptors_per_image"] == pytest.approx(per_image, rel=0.1)
     vectors = sum(reader.vectors().nbytes for reader in readers)
     assert told["index_bytes"]["flat"] == pytest.approx(vectors, rel=0.2)
+
+
+def test_a_box_keeps_the_scale_of_its_image_or_is_one_by_itself(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "src", textures(3))
+    options = RecipeOptions(backbone="squeezenet1_1", weights="random:0", resize="longest:80", indexes=("flat",))
+    run(source, tmp_path / "root", recipe=options)
+    store = LocalStore(str(tmp_path / "root"))
+    with SearchIndex.open(str(tmp_path / "root")) as index:
+        extractor = QueryExtractor(store, index.snapshot.recipe, choose_device("cpu"))
+    box = (20.0, 10.0, 100.0, 80.0)
+    image = textures(1)["000.png"]
+    own, database = (Image.open(io.BytesIO(extractor.cut(image, box, scale))) for scale in ("own", "database"))
+    # 160 pixels become 80: a crop of 100 becomes 50; by itself it is shrunk to 80 only when it is described.
+    assert (own.size, database.size) == ((100, 80), (50, 40))
+    exact = extractor._resize.model_copy(update={"policy": "exact", "width": 64, "height": 64})
+    extractor._resize = exact
+    with pytest.raises(UserError, match="no meaning"):
+        extractor.cut(image, box, "database")
