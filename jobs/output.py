@@ -35,12 +35,13 @@ def notices(label: str) -> list[str]:
 def status_lines(data: dict[str, Any]) -> list[str]:
     """Return a ROOT's status in words."""
     recipe = data["recipe"]
-    whiten = recipe["whiten"]
+    whiten, encode = recipe["whiten"], recipe.get("encode")
+    encoded = f", encoded by {encode['method']} over {encode['words']} words" if encode else ""
     lines = [
         f"snapshot {data['snapshot']} of {data['created_at']}: {data['images']} images from {data['source']}",
         f"  seen {data['seen']}, rejected {data['rejected']}, duplicates {data['duplicates']}, "
         f"tombstones {data['tombstones']}",
-        f"  descriptor {data['descriptor']}, {recipe['dtype']}, "
+        f"  descriptor {data['descriptor']}{encoded}, {recipe['dtype']}, "
         + (f"whitened by {whiten['method']}" if whiten else "not whitened"),
         f"  recipe {recipe['fingerprint'][:12]}, {data['descriptors']['files']} descriptor files, "
         f"{human_bytes(data['descriptors']['bytes'])}",
