@@ -6,7 +6,7 @@ newer head when somebody else publishes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ from pipeline.stages.commit import Proposal, conflict, transact
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
-from pipeline.stages.fit import CodebookTask, MomentsTask, complete, fit_whitening, fitted, sample_shards
+from pipeline.stages.fit import CodebookTask, MomentsTask, What, complete, fit_whitening, fitted, sample_shards
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge
 
@@ -77,7 +77,8 @@ class IndexRun:
 
     def carry_out(self, recipe: Recipe) -> Snapshot | None:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
-        recipe = self._with_whitening(self._with_codebook(recipe))
+        recipe = self._fitted(recipe, "encode", self._fit_codebook)
+        recipe = self._fitted(recipe, "whiten", self._fit_whitening)
         files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
         self.past_gate = self._gate(files)
         if self.past_gate:
@@ -90,13 +91,16 @@ class IndexRun:
             before=self.lease.check,
         )
 
-    def _with_codebook(self, recipe: Recipe) -> Recipe:
-        if recipe.encode is None or recipe.encode.artifact is not None:
+    def _fitted(self, recipe: Recipe, what: What, fit: Callable[[Recipe, list[Shard]], Recipe]) -> Recipe:
+        """Return the recipe with one part fitted: as it is, by an earlier run, or now."""
+        spec = getattr(recipe, what)
+        if spec is None or spec.artifact is not None:
             return recipe
-        sample = sample_shards(self.plan.shards(), recipe.encode)
-        earlier = fitted(self.catalog, recipe, sample, "encode")
-        if earlier is not None:
-            return earlier
+        sample = sample_shards(self.plan.shards(), spec)
+        return fitted(self.catalog, recipe, sample, what) or fit(recipe, sample)
+
+    def _fit_codebook(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
+        assert recipe.encode is not None, "only what a recipe has is fitted"
         files = self._sampled(recipe.local, sample, "codebook")
         with self.reporter.phase("codebook", 1, "codebooks") as phase:
             task = CodebookTask(root=self.options.root, encode=recipe.encode)
@@ -111,13 +115,7 @@ class IndexRun:
             raise SightlineError(f"{what} has no sample: {next(iter(set_aside.values()), 'the source is empty')}")
         return sorted(manifests.descriptor_files(found), key=lambda file: file.shard_id)
 
-    def _with_whitening(self, recipe: Recipe) -> Recipe:
-        if recipe.whiten is None or recipe.whiten.artifact is not None:
-            return recipe
-        sample = sample_shards(self.plan.shards(), recipe.whiten)
-        earlier = fitted(self.catalog, recipe, sample, "whiten")
-        if earlier is not None:
-            return earlier
+    def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         files = self._sampled(recipe.raw, sample, "whitening")
         with self.reporter.phase("whiten", len(files), "moments") as phase:
             moments: dict[str, Artifact] = {}

@@ -93,6 +93,10 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         raise UserError("recipe", explain(error), "correct the option or the recipe file") from None
     if recipe.encode is not None and not getattr(recipe.extractor, "local", False):
         raise UserError("recipe", f"encodes, but {recipe.extractor.kind} gives one vector an image", "leave encode out")
+    if recipe.encode is not None and recipe.encode.method == "mop" and recipe.extractor.kind != "mop":
+        raise UserError(
+            "recipe", f"encodes {recipe.extractor.kind} by mop, which wants its patches", "use another method"
+        )
     return Built(recipe=recipe, blobs=blobs)
 
 

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
 
+from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import BadImageError
 from pipeline.core.specs import Spec
 from pipeline.core.storage import Store
-from pipeline.core.types import DescriptorBatch
+from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded
+from pipeline.features.backbones import build_backbone, load_state
 from pipeline.features.encoding import Encoder
 
 
@@ -35,12 +39,31 @@ class Extractor(Protocol):
         ...
 
 
-def at_least(side: int, image: Decoded) -> Decoded:
-    """Return the image, or raise the BadImageError that says it is too small."""
-    height, width = image.pixels.shape[:2]
+def at_least(side: int, image: Decoded, *, original: bool = False) -> Decoded:
+    """Return the image, or raise the BadImageError that says it is too small, after resizing or as it came."""
+    height, width = (image.height, image.width) if original else image.pixels.shape[:2]
     if min(height, width) < side:
-        raise BadImageError(f"too small: {width}x{height} after resizing, {side} pixels a side are needed")
+        when = "" if original else " after resizing"
+        raise BadImageError(f"too small: {width}x{height}{when}, {side} pixels a side are needed")
     return image
+
+
+HEADS = ("pool.", "projection.", "regional.", "local.")
+"""Tensors of a weight file that are not the backbone's: learned exponents, the FC head, whitening of regions, of
+positions."""
+ATTENTION = ("attention.", "pca.")
+"""The same for local features: their score, and their reduction."""
+
+
+def load_network(
+    store: Store, weights: Artifact, backbone: str, extras: tuple[str, ...]
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return the backbone with its weights from ROOT (verified), and the tensors whose names begin with `extras`."""
+    tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, weights)).items()}
+    others = {name: value for name, value in tensors.items() if name.startswith(extras)}
+    network = build_backbone(backbone)
+    load_state(network, {name: value for name, value in tensors.items() if name not in others})
+    return network, others
 
 
 class Encoded:

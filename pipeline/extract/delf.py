@@ -8,21 +8,17 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pipeline.core.artifacts import read_artifact
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
+from pipeline.extract import ATTENTION, HEADS, ExtractSpec, at_least, load_network
 from pipeline.features.attention import CUTS, Attention, LocalMap, boxes, norm_attention
-from pipeline.features.backbones import build_backbone, load_state
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 
-EXTRA_PREFIXES = ("attention.", "pca.", "pool.", "projection.", "regional.", "local.")
 LEAST_SIDE = 10
 """Images below are not described, as in DELF; the same goes for levels of the pyramid."""
 SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
@@ -67,10 +63,7 @@ class Spec(ExtractSpec):
 
     def build(self, store: Store, device: torch.device) -> DelfExtractor:
         """Load the weights (verified) and return the extractor on `device`."""
-        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
-        extras = {name: value for name, value in tensors.items() if name.startswith(EXTRA_PREFIXES)}
-        network = build_backbone(self.backbone)
-        load_state(network, {name: value for name, value in tensors.items() if name not in extras})
+        network, extras = load_network(store, self.weights, self.backbone, (*HEADS, *ATTENTION))
         return DelfExtractor(self, network, extras, device)
 
 

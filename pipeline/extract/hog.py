@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from pipeline.core.errors import BadImageError
 from pipeline.core.extras import library
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec
+from pipeline.extract import ExtractSpec, at_least
 from pipeline.features.encode import unit
 
 LEAST_SIDE = 16
@@ -59,10 +58,7 @@ class HogExtractor:
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize; a picture of a few pixels has no gradients worth the name."""
-        image = decode(data, self._resize)
-        if min(image.width, image.height) < LEAST_SIDE:
-            raise BadImageError(f"too small: {image.width}x{image.height}, {LEAST_SIDE} pixels a side are needed")
-        return image
+        return at_least(LEAST_SIDE, decode(data, self._resize), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return descriptors (n, d), L2-normalised; an image of one colour has none."""

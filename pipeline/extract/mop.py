@@ -12,21 +12,19 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pipeline.core.artifacts import read_artifact
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
-from pipeline.features.backbones import BACKBONES, build_backbone, load_state
+from pipeline.extract import ATTENTION, HEADS, ExtractSpec, at_least, load_network
+from pipeline.features.backbones import BACKBONES
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import gem, spoc
 
-EXTRA_PREFIXES = ("pool.", "projection.", "regional.", "local.", "attention.", "pca.")
+LEAST_SIDE = 16
 
 
 class Spec(ExtractSpec):
@@ -65,9 +63,7 @@ class Spec(ExtractSpec):
 
     def build(self, store: Store, device: torch.device) -> MopExtractor:
         """Load the weights (verified) and return the extractor on `device`."""
-        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
-        network = build_backbone(self.backbone)
-        load_state(network, {name: value for name, value in tensors.items() if not name.startswith(EXTRA_PREFIXES)})
+        network, _ = load_network(store, self.weights, self.backbone, (*HEADS, *ATTENTION))
         return MopExtractor(self, network, device)
 
 
@@ -82,9 +78,7 @@ class MopExtractor:
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize to a square; a picture of a few pixels has no patches worth the name."""
-        image = decode(data, self._resize)
-        at_least(16, Decoded(pixels=np.zeros((image.height, image.width, 0), np.uint8), width=0, height=0))
-        return image
+        return at_least(LEAST_SIDE, decode(data, self._resize), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the vectors of each image's patches, the whole first, then level by level in reading order."""

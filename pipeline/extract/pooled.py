@@ -13,26 +13,21 @@ import numpy as np
 import torch
 from PIL import Image as PillowImage
 from pydantic import Field, model_validator
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec
-from pipeline.features.backbones import BACKBONES, backbone, build_backbone, load_state
+from pipeline.extract import HEADS, ExtractSpec, load_network
+from pipeline.features.backbones import BACKBONES, backbone
 from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
 from pipeline.features.regions import overlapping_rmac, regional
 
 Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
-EXTRA_PREFIXES = ("pool.", "projection.", "regional.", "local.")
-"""Tensors of a weight file that are not the backbone's: learned exponents, the FC head, whitening of regions, of
-positions."""
 
 
 class Spec(ExtractSpec):
@@ -97,10 +92,7 @@ class Spec(ExtractSpec):
 
     def build(self, store: Store, device: torch.device) -> PooledExtractor:
         """Load the weights (verified) and return the extractor on `device`."""
-        tensors = {name: value.float() for name, value in load_safetensors(read_artifact(store, self.weights)).items()}
-        extras = {name: value for name, value in tensors.items() if name.startswith(EXTRA_PREFIXES)}
-        network = build_backbone(self.backbone)
-        load_state(network, {name: value for name, value in tensors.items() if name not in extras})
+        network, extras = load_network(store, self.weights, self.backbone, HEADS)
         return PooledExtractor(self, network, extras, device)
 
 

@@ -68,23 +68,12 @@ def asmk(x: Floats, centroids: Floats) -> Floats:
     """Return ASMK*'s representation (k·d,): the signs of each word's summed residuals; zero for a word not seen. L2.
 
     The inner product of two is Σ over shared words of 1 - 2 Hamming / d, over √(words · words): the kernel with a
-    linear selectivity. `asmk_similarity` gives it the published one.
+    linear selectivity, where the paper's raises the similarity of each word to a power.
     """
     sums = residuals(x, centroids)
     seen = np.bincount(assign(x, centroids), minlength=len(centroids)) > 0
     signs = np.where(sums >= 0, np.float32(1), np.float32(-1)) * seen[:, None]
     return unit(signs.reshape(-1))
-
-
-def asmk_similarity(a: Floats, b: Floats, words: int, *, alpha: float = 3.0, tau: float = 0.0) -> float:
-    """Return the kernel of two ASMK* vectors (k·d,): Σ_w σ(u_w) / √(K(a, a) K(b, b)), σ(u) = sign(u) |u|^α if u > τ.
-
-    u_w = 1 - 2 Hamming / d between the signs of word w. α = 3 and τ = 0 are the settings of DELG's aggregation.
-    """
-    left, right = np.sign(a).reshape(words, -1), np.sign(b).reshape(words, -1)
-    u = (left * right).sum(axis=1) / left.shape[1]
-    shared = np.where(u > tau, np.abs(u) ** alpha * np.sign(u), 0.0).sum()
-    return float(shared / max(1.0, np.sqrt(left.any(axis=1).sum() * right.any(axis=1).sum())))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,9 +51,12 @@ class EncodeSpec(Spec):
     artifact: Artifact | None = None
 
     def dim(self, local: int) -> int:
-        """Return the length of the vectors made of local descriptors of length `local`; UserError when too long."""
+        """Return the length of the vectors made of local descriptors of length `local`; UserError when too long.
+
+        Of mop it is the most that the paper's two sizes of patches give: small samples support fewer axes.
+        """
         if self.method == "mop":
-            return self.level_dims
+            return local + 2 * self.level_dims
         inner = min(local, self.pca or local)
         found = {"bow": 1, "vlad": inner, "fisher": 2 * inner, "asmk": inner}[self.method] * self.words
         if found > MOST_DIM:

@@ -94,10 +94,3 @@ def overlapping_rmac(x: Tensor, *, levels: int = 3, overlap: float = 0.5) -> Ten
         regions = torch.nn.functional.max_pool2d(x.float(), window, stride).flatten(2)
         total = total + l2_normalize_additive(regions).sum(dim=2)
     return total
-
-
-def regional_vectors(x: Tensor, *, pool: Pool = mac, levels: int = 3) -> tuple[Tensor, tuple[Region, ...]]:
-    """Return L2-normalised vectors (N,R,C) of the grid's regions and the regions themselves, for localisation."""
-    grid = rmac_grid(int(x.shape[2]), int(x.shape[3]), levels)
-    vectors = [pool(x[:, :, t : t + h, left : left + w]) for t, left, h, w in grid]
-    return l2_normalize_additive(torch.stack(vectors, dim=1), dim=2), grid

@@ -6,17 +6,14 @@ is asked for, are ranked by all of them. What is published stays as it is.
 
 from __future__ import annotations
 
-import numpy as np
-
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
-from pipeline.search.expand import expand
+from pipeline.search.expand import augment, best, expand
 from pipeline.search.merge import Candidates, ranked
 
 MOST = 200_000
 """Images; the products among them take n² operations of d."""
-_CHUNK = 1024
 
 
 class Augmented:
@@ -29,33 +26,18 @@ class Augmented:
             raise UserError("--augment", f"takes up to {MOST} images, there are {index.images}", "leave it out")
         self._index, self._places = index, index.live()
         plain = index.stored.vectors(self._places.file, self._places.row)
-        self.vectors = _augmented(plain, k, alpha)
+        self.vectors = augment(plain, k, alpha)
 
     def find(self, queries: Floats, options: SearchOptions) -> list[list[Hit]]:
         """Return the k best hits of each query (q, d), exactly; expanded first where options say so."""
+        if options.verify:
+            raise UserError("--augment", "ranks by vectors alone", "leave --verify out")
         if options.expand is not None and len(self.vectors):
             k, alpha = options.expand
-            queries = expand(queries, self.vectors[_nearest(queries, self.vectors, k)], alpha)
+            queries = expand(queries, self.vectors[best(queries @ self.vectors.T, k)], alpha)
         scores = queries @ self.vectors.T
         found = []
         for mine in scores:
-            best = ranked([Candidates(score=mine, file=self._places.file, row=self._places.row)])
-            found.append(self._index.hits(best.first(options.k)))
+            order = ranked([Candidates(score=mine, file=self._places.file, row=self._places.row)])
+            found.append(self._index.hits(order.first(options.k)))
         return found
-
-
-def _augmented(vectors: Floats, k: int, alpha: float) -> Floats:
-    """Return what expand.augment does, a bounded number of rows at a time."""
-    parts = [np.zeros((0, vectors.shape[1] if len(vectors) else 0), np.float32)] if not len(vectors) else []
-    for start in range(0, len(vectors), _CHUNK):
-        mine = vectors[start : start + _CHUNK]
-        similarity = mine @ vectors.T
-        # DIR sets the diagonal to zero: an image is no neighbour of its own.
-        similarity[np.arange(len(mine)), np.arange(start, start + len(mine))] = 0.0
-        near = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        parts.append(expand(mine, vectors[near], alpha))
-    return np.concatenate(parts)
-
-
-def _nearest(queries: Floats, vectors: Floats, k: int) -> np.ndarray:
-    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]

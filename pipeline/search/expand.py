@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.core.types import Floats
+from pipeline.core.types import Floats, Ints
+
+_CHUNK = 1024
 
 
 def expand(vectors: Floats, neighbours: Floats, alpha: float) -> Floats:
@@ -20,8 +22,17 @@ def expand(vectors: Floats, neighbours: Floats, alpha: float) -> Floats:
 
 
 def augment(database: Floats, k: int, alpha: float) -> Floats:
-    """Return the database (n, d) with each vector expanded by its k nearest others (α-DBA); O(n²), for small n."""
-    similarity = database @ database.T
-    np.fill_diagonal(similarity, 0.0)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return expand(database, database[nearest], alpha)
+    """Return the database (n, d) with each vector expanded by its k nearest others (α-DBA); O(n²) products."""
+    parts = [database[:0]]
+    for start in range(0, len(database), _CHUNK):
+        mine = database[start : start + _CHUNK]
+        similarity = mine @ database.T
+        # DIR sets the diagonal to zero: an image is no neighbour of its own.
+        similarity[np.arange(len(mine)), np.arange(start, start + len(mine))] = 0.0
+        parts.append(expand(mine, database[best(similarity, k)], alpha))
+    return np.concatenate(parts)
+
+
+def best(similarity: Floats, k: int) -> Ints:
+    """Return the columns (n, k) of the largest values of each row, best first; the first wins ties."""
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.core.errors import UserError
-from pipeline.geometry import Matching, Verified, verify
+from pipeline.geometry import Matching, verify
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
 from pipeline.search.merge import Candidates
 from pipeline.search.query import Query
@@ -47,21 +47,15 @@ def _hits(
     index: SearchIndex, query: Query, found: Candidates, options: SearchOptions, matching: Matching | None
 ) -> list[Hit]:
     hits = index.hits(found)
-    local = query.batch if query.batch.is_local else query.batch.local
+    local = query.local
     if options.verify and local is not None:
         count = min(options.verify, len(found))
-        verified = [
-            _verified(index, query, hit, (int(file), int(row)), matching or Matching())
-            for hit, file, row in zip(hits[:count], found.file, found.row, strict=False)
-        ]
+        verified = []
+        for hit, file, row in zip(hits[:count], found.file.tolist(), found.row.tolist(), strict=False):
+            image, size = index.stored.local(file, row)
+            result = verify(local, image, max(size), matching or Matching())
+            box = result.box(query.width, query.height, size)
+            verified.append(replace(hit, inliers=result.inliers, box=box))
         # The sort is stable: equals keep the order of their scores.
         hits = sorted(verified, key=lambda hit: -(hit.inliers or 0)) + hits[count:]
     return hits[: options.k]
-
-
-def _verified(index: SearchIndex, query: Query, hit: Hit, where: tuple[int, int], matching: Matching) -> Hit:
-    local = query.batch if query.batch.is_local else query.batch.local
-    assert local is not None, "only local descriptors are verified"
-    image, size = index.stored.local(*where)
-    result: Verified = verify(local, image, max(size), matching)
-    return replace(hit, inliers=result.inliers, box=result.box(query.width, query.height, size))

@@ -33,6 +33,11 @@ class Query:
     width: int
     height: int
 
+    @property
+    def local(self) -> DescriptorBatch | None:
+        """The local descriptors, where there are any: those that are searched with, or what their encoding kept."""
+        return self.batch if self.batch.is_local else self.batch.local
+
 
 class QueryExtractor:
     """The snapshot's extractor and whitening, applied to single images."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry
+from pipeline.sources import SourceSpec
+
+S = TypeVar("S", bound=SourceSpec)
 
 
 class Containers:
@@ -43,3 +47,19 @@ class Containers:
     def uri(self, entry: Entry) -> str:
         """Return where a container lies, fit to be published."""
         return f"{public_url(self.store.url).rstrip('/')}/{entry.path}"
+
+
+class ContainerSource(Generic[S]):
+    """What sources of containers share; see pipeline.sources.Source. `skipped` counts files with another suffix."""
+
+    def __init__(self, spec: S, containers: Containers) -> None:
+        self._spec, self._containers = spec, containers
+
+    @property
+    def skipped(self) -> int:
+        """Files with another suffix."""
+        return self._containers.skipped
+
+    def listing(self) -> Iterator[Entry]:
+        """Yield the containers."""
+        return self._containers.listing()

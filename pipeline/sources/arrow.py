@@ -12,10 +12,10 @@ from typing import BinaryIO, ClassVar
 import pyarrow as pa
 
 from pipeline.core.errors import NotFoundError, ShardError
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.types import Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._columns import columns_of, items_of
-from pipeline.sources._containers import Containers
+from pipeline.sources._containers import Containers, ContainerSource
 
 SUFFIX = ".arrow"
 MAGIC = b"ARROW1"
@@ -36,20 +36,8 @@ class Spec(SourceSpec):
         return ArrowSource(self, Containers(location, SUFFIX))
 
 
-class ArrowSource:
+class ArrowSource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
-
-    def __init__(self, spec: Spec, containers: Containers) -> None:
-        self._spec, self._containers = spec, containers
-
-    @property
-    def skipped(self) -> int:
-        """Files that are not .arrow: the library's own descriptions among them."""
-        return self._containers.skipped
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the Arrow files."""
-        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""

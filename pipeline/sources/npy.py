@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.storage import Store
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.types import Image, Reject, Shard
 from pipeline.sources import SourceSpec
-from pipeline.sources._containers import Containers
+from pipeline.sources._containers import Containers, ContainerSource
 
 SUFFIX = ".npy"
 _ROWS = 4096
@@ -36,20 +36,8 @@ class Spec(SourceSpec):
         return NpySource(self, Containers(location, SUFFIX))
 
 
-class NpySource:
+class NpySource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
-
-    def __init__(self, spec: Spec, containers: Containers) -> None:
-        self._spec, self._containers = spec, containers
-
-    @property
-    def skipped(self) -> int:
-        """Files that are not .npy, lists of names among them."""
-        return self._containers.skipped
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the matrices."""
-        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the rows; ShardError when the matrix, or its names, cannot be read to the end."""

@@ -16,7 +16,7 @@ from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._columns import columns_of, is_vector, items_of
-from pipeline.sources._containers import Containers
+from pipeline.sources._containers import Containers, ContainerSource
 
 SUFFIX = ".parquet"
 _BATCH_ROWS = 64
@@ -40,20 +40,8 @@ class Spec(SourceSpec):
         return ParquetSource(self, Containers(location, SUFFIX))
 
 
-class ParquetSource:
+class ParquetSource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
-
-    def __init__(self, spec: Spec, containers: Containers) -> None:
-        self._spec, self._containers = spec, containers
-
-    @property
-    def skipped(self) -> int:
-        """Files that are not .parquet."""
-        return self._containers.skipped
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the Parquet files."""
-        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""

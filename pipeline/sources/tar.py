@@ -14,7 +14,7 @@ from typing import BinaryIO, ClassVar
 from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
-from pipeline.sources._containers import Containers
+from pipeline.sources._containers import Containers, ContainerSource
 from pipeline.sources._files import label, too_large
 
 SUFFIX = ".tar"
@@ -32,20 +32,8 @@ class Spec(SourceSpec):
         return TarSource(self, Containers(location, SUFFIX))
 
 
-class TarSource:
+class TarSource(ContainerSource[Spec]):
     """See pipeline.sources.Source. Members that do not match are passed over, and not counted."""
-
-    def __init__(self, spec: Spec, containers: Containers) -> None:
-        self._spec, self._containers = spec, containers
-
-    @property
-    def skipped(self) -> int:
-        """Files that are not .tar."""
-        return self._containers.skipped
-
-    def listing(self) -> Iterator[Entry]:
-        """Yield the archives."""
-        return self._containers.listing()
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""

@@ -90,10 +90,17 @@ def sample_shards(shards: Iterable[Shard], spec: WhitenSpec | EncodeSpec) -> lis
     return sorted(sample, key=lambda shard: shard.id)
 
 
-def fit_key(recipe: Recipe, shards: Sequence[Shard], what: str) -> str:
-    """Return the key of a fit's completion record: the recipe as declared, and the sample."""
-    kind = {} if what == "whiten" else {"what": what}
-    return digest_of({"fit": recipe.declared.fingerprint, "sample": [shard.id for shard in shards], **kind})
+def fit_key(recipe: Recipe, shards: Sequence[Shard], what: What) -> str:
+    """Return the key of a fit's completion record: the recipe as declared, the sample, and what was fitted before.
+
+    Whitening alone says no more than it did before there were codebooks, so that its records still count.
+    """
+    key: dict[str, object] = {"fit": recipe.declared.fingerprint, "sample": [shard.id for shard in shards]}
+    if what == "encode":
+        key["what"] = what
+    elif recipe.encode is not None and recipe.encode.artifact is not None:
+        key["encode"] = recipe.encode.artifact.sha256
+    return digest_of(key)
 
 
 def fitted(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What) -> Recipe | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.features.pooling import spoc
-from pipeline.features.regions import overlapping_rmac, regional, regional_vectors, rmac_grid
+from pipeline.features.regions import overlapping_rmac, regional, rmac_grid
 
 
 def slow_grid(height: int, width: int, levels: int) -> list[tuple[int, int, int, int]]:
@@ -74,12 +74,6 @@ def test_region_whitening_is_applied_to_each_region() -> None:
     rotated = regional(x, pool=spoc, whiten=lambda v: v @ rotation)
     # A rotation keeps lengths, so it commutes with normalising and adding.
     torch.testing.assert_close(rotated, regional(x, pool=spoc) @ rotation, rtol=1e-4, atol=1e-5)
-
-
-def test_regional_vectors_are_unit_vectors_of_the_grid() -> None:
-    vectors, grid = regional_vectors(torch.rand(2, 4, 6, 8))
-    assert vectors.shape == (2, len(grid), 4)
-    torch.testing.assert_close(vectors.norm(dim=2), torch.ones(2, len(grid)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (12, 32), (3, 9), (1, 5), (2, 2)])

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.index import IndexOptions, run_index
 from jobs.progress import Reporter
 from jobs.verify import verify
 from pipeline.core.errors import SightlineError, UserError
@@ -22,7 +21,6 @@ from pipeline.rejects import read_rejects
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import QueryExtractor
 from pipeline.stages.describe import choose_device
-from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
 
 ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))
@@ -216,52 +214,6 @@ def test_i3_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path: Path
     report = run(source, root)
     assert report.images["indexed"] == 12
     assert len({path.name for path in (root / "descriptors").rglob("*.parquet")} - done) == 1
-
-
-def test_adding_an_index_kind_extracts_nothing_anew(tmp_path: Path) -> None:
-    source, root = write_files(tmp_path / "src", images(6)), tmp_path / "root"
-    run(source, root)
-    files = descriptors_read(root)
-    report = run(source, root, recipe=replace(QUICK, indexes=("flat", "lsh")))
-    assert (report.snapshot, report.images["added"]) == (2, 0)
-    assert descriptors_read(root) == files
-    assert live_keys(root, "lsh") == sorted(images(6))
-
-
-def test_what_is_not_said_is_as_in_the_head(tmp_path: Path) -> None:
-    source, root = write_files(tmp_path / "src", images(6)), tmp_path / "root"
-    run(source, root, recipe=replace(QUICK, whiten="pca", dims=3, pooling="mac"))
-    write_files(source, images(1, start=30))
-    options = IndexOptions(source=str(source), root=str(root))
-    report = run_index(options, Reporter())
-    assert (report.images["added"], report.images["indexed"]) == (1, 7)
-    head = Catalog(LocalStore(str(root))).require_head().recipe
-    assert head.whiten is not None
-    assert head.whiten.dims == 3
-
-
-def test_a_new_recipe_builds_beside_the_served_one_and_takes_over(tmp_path: Path) -> None:
-    source, root = write_files(tmp_path / "src", images(6)), tmp_path / "root"
-    run(source, root)
-    report = run(source, root, recipe=replace(QUICK, pooling="spoc"))
-    assert (report.snapshot, report.images["added"]) == (2, 6)
-    assert live_keys(root) == sorted(images(6))
-    with SearchIndex.open(str(root), version=1) as old:
-        assert old.images == 6
-
-
-def test_whitening_is_fitted_once_and_kept(tmp_path: Path) -> None:
-    source, root = write_files(tmp_path / "src", images(9)), tmp_path / "root"
-    whitened = replace(QUICK, whiten="pca", dims=4)
-    run(source, root, recipe=whitened)
-    first = Catalog(LocalStore(str(root))).require_head()
-    write_files(source, images(5, start=40))
-    run(source, root, recipe=whitened)
-    second = Catalog(LocalStore(str(root))).require_head()
-    assert second.recipe == first.recipe
-    assert second.summary.images == 14
-    files = list((root / "descriptors" / first.recipe.descriptor_id).glob("*.parquet"))
-    assert {DescriptorReader(path).dim for path in files} == {4}
 
 
 def test_another_source_is_refused_unless_it_is_meant(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jobs.delete import EditOptions, delete
+from pipeline.core.errors import UserError
 from pipeline.search.augment import Augmented
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.expand import augment, expand
@@ -31,3 +32,5 @@ def test_a_database_is_augmented_as_dir_does_it_and_then_queried(tmp_path: Path)
         assert [found[0].score for found in database.find(plain[:2], SearchOptions(k=1))] == pytest.approx(
             (plain[:2] @ expected.T).max(axis=1).tolist(), abs=1e-6
         )
+        with pytest.raises(UserError, match="vectors alone"):
+            database.find(plain[:2], SearchOptions(verify=3))
