@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     text = '[extractor]\nkind = "histogram"\n[encode]\nmethod = "vlad"\n[indexes.flat]\n'
     with pytest.raises(UserError, match="one vector an image"):
         run(source, tmp_path / "root", recipe=recipe(tmp_path, text))
-    with pytest.raises(UserError, match="wants patches"):
+    with pytest.raises(UserError, match="wants its patches"):
         run(source, tmp_path / "root", recipe=recipe(tmp_path, KEPT.format("mop", 4)))
     run(source, tmp_path / "plain", recipe=recipe(tmp_path, '[extractor]\nkind = "histogram"\n[indexes.flat]\n'))
     with pytest.raises(UserError, match="stores none"):
