@@ -1,0 +1,22 @@
+"""Thumbnails: small JPEGs made anew of untrusted images, for pages and reports. Nothing of the file is passed on."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from pipeline.decode import Limits, Resize, decode
+
+QUALITY = 82
+
+
+def thumbnail(data: bytes, longest: int, limits: Limits = Limits()) -> bytes:
+    """Return an encoded image as a JPEG of at most `longest` pixels a side; BadImageError when it cannot be decoded.
+
+    Turned as its EXIF says, without metadata, never enlarged.
+    """
+    pixels = decode(data, Resize(policy="longest", size=longest), limits, reduced=True).pixels
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY, progressive=True)
+    return out.getvalue()
