@@ -23,10 +23,11 @@ class Searcher(Protocol):
     rows: int
     dim: int
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Return (scores (q, k), ids (q, k)), best first, larger is better, id -1 where there are fewer than k.
 
         queries: (q, d) float32, L2-normalised like the indexed vectors. exclude: sorted ids never to return.
+        effort: overrides the setting that the Spec names so, for this search; kinds that have none look at everything.
         Ties are ordered by id. Scores estimate the cosine; `exact` on the Spec tells whether they are exact.
         """
         ...
@@ -39,6 +40,8 @@ class IndexSpec(Spec):
     suffix: ClassVar[str] = ".faiss"
     exact: ClassVar[bool] = False
     """True when scores are exact, so that no re-ranking can change the result."""
+    effort: ClassVar[str] = ""
+    """The setting that trades the time of a search for its recall: nprobe, ef_search ...; "" where there is none."""
     gpu_training: ClassVar[bool] = False
     """True when training is quicker where there is a GPU; workers that train other kinds hold none."""
 

@@ -6,6 +6,7 @@ one learned by ITQ. The file is safetensors: faiss's binary index, the ids, and 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -138,8 +139,9 @@ class BinarySearcher:
         self._index, self._ids, self._tensors, self._bits = index, ids, tensors, int(index.d)
         self._exhaustive = index
         self.rows, self.dim = len(ids), dim
+        self._widened, self._nprobe = threading.Lock(), spec.nprobe
         if spec.storage == "ivf":
-            index.nprobe = min(spec.nprobe, index.nlist)
+            index.nprobe = self._nprobe = min(spec.nprobe, index.nlist)
         elif spec.storage == "hnsw":
             self._exhaustive = faiss.downcast_IndexBinary(index.storage)
         elif spec.storage == "hash":
@@ -149,7 +151,14 @@ class BinarySearcher:
             if self.rows:
                 self._index.add(_binary.codes_of(index))
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        exclude: Ints,
+        effort: int | None = None,  # noqa: ARG002 - has none
+    ) -> tuple[Floats, Ints]:
         """Search; where that finds fewer live codes than there are, scan all. What is excluded is fetched on top."""
         k = min(k, self.rows)
         codes = _binary.encode(np.ascontiguousarray(queries), self._tensors, self._bits)
@@ -172,11 +181,13 @@ class BinarySearcher:
     def _all(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Floats, Ints]:
         if not isinstance(self._exhaustive, faiss.IndexBinaryIVF):
             return self._found(self._exhaustive, codes, k, exclude)
-        probe, self._exhaustive.nprobe = self._exhaustive.nprobe, self._exhaustive.nlist
-        try:
-            return self._found(self._exhaustive, codes, k, exclude)
-        finally:
-            self._exhaustive.nprobe = probe
+        # faiss takes no parameters with a binary search, and other threads search the same lists.
+        with self._widened:
+            self._exhaustive.nprobe = self._exhaustive.nlist
+            try:
+                return self._found(self._exhaustive, codes, k, exclude)
+            finally:
+                self._exhaustive.nprobe = self._nprobe
 
 
 def _add(index: Any, codes: Sequence[_binary.Codes]) -> None:

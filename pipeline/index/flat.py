@@ -57,7 +57,14 @@ class FlatSearcher:
         self._index = index
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        exclude: Ints,
+        effort: int | None = None,  # noqa: ARG002 - has none
+    ) -> tuple[Floats, Ints]:
         """Return exact inner products."""
         keep = _faiss.selector(exclude)
         parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import faiss
 import numpy as np
@@ -26,6 +26,8 @@ class Spec(IndexSpec):
 
     storage: of the vectors inside; scores are inner products with them.
     """
+
+    effort: ClassVar[str] = "ef_search"
 
     m: int = Field(default=32, ge=4, le=128)
     ef_construction: int = Field(default=128, ge=8, le=2048)
@@ -104,12 +106,12 @@ class HnswSearcher:
         self._ids = faiss.vector_to_array(index.id_map)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Walk the graph; where that finds fewer than there are, look at every vector."""
         queries, k = np.ascontiguousarray(queries), min(k, self.rows)
         keep = _faiss.selector(exclude)
         parameters = faiss.SearchParametersHNSW(
-            efSearch=max(self._ef, 2 * k), **({"sel": keep[0]} if keep is not None else {})
+            efSearch=max(effort or self._ef, 2 * k), **({"sel": keep[0]} if keep is not None else {})
         )
         scores, ids = self._index.search(queries, k, params=parameters)
         short = np.flatnonzero((ids < 0).sum(axis=1) > max(0, k - (self.rows - len(exclude))))

@@ -43,6 +43,7 @@ class Spec(IndexSpec):
     """
 
     gpu_training: ClassVar[bool] = True
+    effort: ClassVar[str] = "nprobe"
 
     nlist: int | None = Field(default=None, ge=1)
     m: int | None = Field(default=None, ge=1)
@@ -198,10 +199,10 @@ class IvfPqSearcher:
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search nprobe lists, and all of them where those hold fewer than k."""
         k = min(k, self.rows)
-        scores, ids = self._probe(self._index, queries, k, exclude, self._nprobe)
+        scores, ids = self._probe(self._index, queries, k, exclude, effort or self._nprobe)
         short = np.flatnonzero((ids < 0).any(axis=1)) if k <= self.rows - len(exclude) else np.zeros(0, np.int64)
         if len(short):
             more = faiss.extract_index_ivf(self._index).nlist

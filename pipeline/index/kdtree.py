@@ -32,6 +32,7 @@ class Spec(IndexSpec):
     """trees of the forest; checks: leaves that a search looks at."""
 
     suffix: ClassVar[str] = ".safetensors"
+    effort: ClassVar[str] = "checks"
 
     trees: int = Field(default=4, ge=1, le=64)
     checks: int = Field(default=512, ge=1)
@@ -148,7 +149,7 @@ class KdTreeSearcher:
                 if not self._index.load(self._vectors, str(file)):
                     raise IntegrityError(name, "holds trees that OpenCV cannot read")
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search the forest; where that finds fewer live vectors than there are, compare with all."""
         k = min(k, self.rows)
         buried = np.isin(self._ids, exclude) if len(exclude) else np.zeros(self.rows, bool)
@@ -156,7 +157,7 @@ class KdTreeSearcher:
         wanted = min(self.rows, k + self.rows - live)
         if self._index is None or 4 * wanted >= self.rows:
             return self._all(queries, k, buried)
-        checks = max(self._checks, 4 * wanted)
+        checks = max(effort or self._checks, 4 * wanted)
         rows, distance = self._index.knnSearch(np.ascontiguousarray(queries), wanted, params={"checks": checks})
         there = (rows >= 0) & (rows < self.rows)
         there &= ~buried[np.where(there, rows, 0)]

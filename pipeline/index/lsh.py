@@ -127,7 +127,14 @@ class LshSearcher:
         self._ids = faiss.vector_to_array(index.id_map)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
-    def search(self, queries: Floats, k: int, *, exclude: Ints) -> tuple[Floats, Ints]:
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        exclude: Ints,
+        effort: int | None = None,  # noqa: ARG002 - has none
+    ) -> tuple[Floats, Ints]:
         """Rank codes; IndexLSH knows no selector, so what is excluded is fetched on top and dropped."""
         buried = int(np.isin(self._ids, exclude).sum()) if len(exclude) else 0
         wanted = min(self.rows, k + buried)

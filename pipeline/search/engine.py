@@ -5,27 +5,25 @@ Opens what the snapshot names, verified; publishes nothing. Queries are vectors 
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
 from pipeline.core.storage import open_store
-from pipeline.core.types import Floats, IndexShard, Ints
-from pipeline.index import IndexSpec, Searcher
+from pipeline.core.types import Floats
+from pipeline.index import IndexSpec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.expand import expand
-from pipeline.search.merge import Candidates, joined, located, ranked
+from pipeline.search.merge import Candidates, joined
+from pipeline.search.parts import LocalParts, PartQuery, Parts
 
 PREFERENCE = ("flat", "ivfpq")
 """Which index answers when the caller names none: the exact one, else the best approximate one."""
@@ -55,7 +53,8 @@ class SearchOptions:
     """index "" takes the snapshot's best. rerank: candidates scored exactly, None for max(100, 10 k), 0 for none.
 
     expand: (K, ALPHA) of query expansion, after which the search is made anew. verify: candidates whose geometry is
-    compared with the query's, by local descriptors; those come first that most matches agree on.
+    compared with the query's, by local descriptors; those come first that most matches agree on. effort: what the index
+    kind calls nprobe, ef_search or checks, None for the recipe's.
     """
 
     k: int = 10
@@ -63,19 +62,13 @@ class SearchOptions:
     rerank: int | None = None
     expand: tuple[int, float] | None = None
     verify: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    searcher: Searcher
-    files: Ints
-    exclude: Ints
+    effort: int | None = None
 
 
 class SearchIndex:
     """An opened snapshot; thread-safe. Close it, or use it as a context manager, to remove downloaded copies."""
 
-    def __init__(self, catalog: Catalog, snapshot: Snapshot) -> None:
+    def __init__(self, catalog: Catalog, snapshot: Snapshot, parts: Parts | None = None) -> None:
         self.snapshot = snapshot
         self._catalog = catalog
         self._folder = staging.folder("search-")
@@ -88,8 +81,7 @@ class SearchIndex:
         self.images = snapshot.summary.images
         self.stored = StoredDescriptors(catalog, lists.descriptors, path)
         self.dim = self.stored.dim
-        self._parts: dict[str, list[_Part]] = {}
-        self._lock = threading.Lock()
+        self._parts: Parts = LocalParts(catalog, snapshot, lists, path) if parts is None else parts
 
     @classmethod
     def open(cls, root: str, version: int | None = None) -> Self:
@@ -105,6 +97,7 @@ class SearchIndex:
 
     def close(self) -> None:
         """Remove downloaded copies."""
+        self._parts.close()
         self._folder.cleanup()
 
     @property
@@ -173,14 +166,7 @@ class SearchIndex:
         wanted = max(100, 10 * options.k) if options.rerank is None else options.rerank
         rerank = 0 if spec.exact or self.is_local else wanted
         depth = max(depth, rerank)
-        per_query: list[list[Candidates]] = [[] for _ in range(len(queries))]
-        for part in self._opened(spec):
-            live = part.searcher.rows - len(part.exclude)
-            if live > 0:
-                scores, ids = part.searcher.search(queries, min(depth, live), exclude=part.exclude)
-                for number, found in enumerate(per_query):
-                    found.append(located(scores[number], ids[number], part.files))
-        merged = [ranked(found).first(depth) if found else _NOTHING for found in per_query]
+        merged = self._parts.search(spec, PartQuery(queries=queries, depth=depth, effort=options.effort))
         if rerank:
             # Beyond the depth of re-ranking results keep the order of the index, and its estimated scores.
             pairs = zip(queries, merged, strict=True)
@@ -190,32 +176,9 @@ class SearchIndex:
     def _expanded(self, queries: Floats, options: SearchOptions) -> Floats:
         assert options.expand is not None, "called for query expansion only"
         k, alpha = options.expand
-        plain = SearchOptions(k=k, index=options.index, rerank=options.rerank)
+        plain = replace(options, k=k, expand=None)
         out = []
         for query, found in zip(queries, self._search(queries, plain), strict=True):
             near = self.stored.vectors(found.file, found.row)
             out.append(expand(query[None], near[None], alpha)[0] if len(near) else query)
         return np.stack(out)
-
-    def _opened(self, spec: IndexSpec) -> list[_Part]:
-        with self._lock:
-            if spec.kind not in self._parts:
-                mine = self.snapshot.recipe.index_id(spec)
-                self._parts[spec.kind] = [self._open(spec, s) for s in self._shards if s.fingerprint == mine]
-            return self._parts[spec.kind]
-
-    def _open(self, spec: IndexSpec, shard: IndexShard) -> _Part:
-        path = self._catalog.fetch(shard.artifact, Path(self._folder.name))
-        dead = [
-            (np.int64(position) << np.int64(32)) + self._dead[name]
-            for position, name in enumerate(shard.files)
-            if name in self._dead
-        ]
-        return _Part(
-            searcher=spec.load(path, rows=shard.rows, dim=self.dim),
-            files=pc.fill_null(pc.index_in(pa.array(shard.files), self._ids), -1).to_numpy().astype(np.int64),
-            exclude=np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64),
-        )
-
-
-_NOTHING = Candidates(score=np.zeros(0, np.float32), file=np.zeros(0, np.int64), row=np.zeros(0, np.int64))

@@ -9,9 +9,10 @@ from PIL import Image
 from pipeline.decode import Limits, Resize, decode
 
 QUALITY = 82
+LIMITS = Limits()
 
 
-def thumbnail(data: bytes, longest: int, limits: Limits = Limits()) -> bytes:
+def thumbnail(data: bytes, longest: int, limits: Limits = LIMITS) -> bytes:
     """Return an encoded image as a JPEG of at most `longest` pixels a side; BadImageError when it cannot be decoded.
 
     Turned as its EXIF says, without metadata, never enlarged.

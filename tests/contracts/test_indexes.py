@@ -153,3 +153,18 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(spec: IndexSpec, t
     out.write_bytes(b"nothing")
     with pytest.raises(IntegrityError):
         resolved.load(out, rows=100, dim=16)
+
+
+def test_more_effort_finds_no_less_and_all_of_it_finds_everything(spec: IndexSpec, tmp_path: Path) -> None:
+    if not spec.effort:
+        pytest.skip("looks at everything, or takes its effort from its settings")
+    x = unit(1200, 32)
+    _, searcher = filled(spec, x, tmp_path)
+    exact = np.argsort(-(x[::40] @ x.T), axis=1, kind="stable")[:, :10]
+
+    def recall(effort: int | None) -> float:
+        _, ids = searcher.search(x[::40], 50, exclude=NOBODY, effort=effort)
+        return float(np.mean([len(set(one) & set(other)) / 10 for one, other in zip(ids, exact, strict=True)]))
+
+    assert recall(1) <= recall(None) + 0.02 <= recall(4096) + 0.04
+    assert recall(4096) > 0.9

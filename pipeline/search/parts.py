@@ -1,0 +1,129 @@
+"""The index shards of a snapshot, opened: each is searched, what is hidden is left out, results are merged.
+
+`Parts` is what the engine asks of them; `LocalParts` opens files in this process. Names and exact scores are the
+engine's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.types import Floats, IndexShard, Ints
+from pipeline.index import IndexSpec, Searcher
+from pipeline.publish import manifests
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.lists import Lists
+from pipeline.publish.manifests import Rows
+from pipeline.publish.snapshot import Snapshot
+from pipeline.search.merge import Candidates, located, ranked
+
+NOTHING = Candidates(score=np.zeros(0, np.float32), file=np.zeros(0, np.int64), row=np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartQuery:
+    """What is asked of index shards: the `depth` best of each query (q, d).
+
+    effort: see pipeline.index.IndexSpec. hidden: images that are not to be found, beside those that are buried;
+    sorted rows by descriptor file id.
+    """
+
+    queries: Floats
+    depth: int
+    effort: int | None = None
+    hidden: Rows | None = None
+
+
+class Parts(Protocol):
+    """The index shards of a snapshot; thread-safe."""
+
+    def search(self, spec: IndexSpec, query: PartQuery) -> list[Candidates]:
+        """Return the best of each query over all shards of a kind, ranked; fewer where there are fewer."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    searcher: Searcher
+    names: tuple[str, ...]
+    files: Ints
+    exclude: Ints
+
+
+class LocalParts:
+    """Index shards opened in this process, those of a kind when it is first asked for.
+
+    folder: where copies of remote files go. share: (i, n) opens every nth shard of a kind, from the ith on, by size.
+    """
+
+    def __init__(
+        self, catalog: Catalog, snapshot: Snapshot, lists: Lists, folder: Path, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        self._catalog, self._recipe, self._folder, self._share = catalog, snapshot.recipe, folder, share
+        self._shards = manifests.index_shards(lists.indexes)
+        self._ids = lists.descriptors["id"].combine_chunks()
+        self._dead = manifests.tombstones(lists.tombstones)
+        self._dim = int(lists.descriptors["dim"][0].as_py()) if lists.descriptors.num_rows else 0
+        self._parts: dict[str, list[_Part]] = {}
+        self._lock = threading.Lock()
+
+    def search(self, spec: IndexSpec, query: PartQuery) -> list[Candidates]:
+        """Search shard after shard; each returns as many as are live in it, so that k live ones come when k exist."""
+        per_query: list[list[Candidates]] = [[] for _ in range(len(query.queries))]
+        for part in self._opened(spec):
+            exclude = part.exclude
+            if query.hidden:
+                exclude = np.union1d(exclude, _ids_of(part.names, query.hidden))
+            # Ids name images: of local descriptors there are more rows than images, and this is an upper bound.
+            live = part.searcher.rows - len(exclude)
+            if live > 0:
+                depth = min(query.depth, live)
+                scores, ids = part.searcher.search(query.queries, depth, exclude=exclude, effort=query.effort)
+                for number, found in enumerate(per_query):
+                    found.append(located(scores[number], ids[number], part.files))
+        return [ranked(found).first(query.depth) if found else NOTHING for found in per_query]
+
+    def close(self) -> None:
+        """Forget the opened files; who made the folder removes it."""
+        with self._lock:
+            self._parts = {}
+
+    def _opened(self, spec: IndexSpec) -> list[_Part]:
+        with self._lock:
+            if spec.kind not in self._parts:
+                self._parts[spec.kind] = [self._open(spec, shard) for shard in self._mine(spec)]
+            return self._parts[spec.kind]
+
+    def _mine(self, spec: IndexSpec) -> list[IndexShard]:
+        wanted = self._recipe.index_id(spec)
+        shards = [shard for shard in self._shards if shard.fingerprint == wanted]
+        first, step = self._share
+        # Largest first, so that shares are about equal.
+        return sorted(shards, key=lambda shard: (-shard.artifact.bytes, shard.artifact.uri))[first::step]
+
+    def _open(self, spec: IndexSpec, shard: IndexShard) -> _Part:
+        path = self._catalog.fetch(shard.artifact, self._folder)
+        return _Part(
+            searcher=spec.load(path, rows=shard.rows, dim=self._dim),
+            names=shard.files,
+            files=pc.fill_null(pc.index_in(pa.array(shard.files), self._ids), -1).to_numpy().astype(np.int64),
+            exclude=_ids_of(shard.files, self._dead),
+        )
+
+
+def _ids_of(files: Sequence[str], rows: Rows) -> Ints:
+    """Return the faiss ids, sorted, of rows of an index shard's descriptor files."""
+    ids = [(np.int64(position) << np.int64(32)) + rows[name] for position, name in enumerate(files) if name in rows]
+    return np.concatenate(ids) if ids else np.zeros(0, np.int64)
