@@ -202,7 +202,9 @@ class IvfPqSearcher:
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search nprobe lists, and all of them where those hold fewer than k."""
         k = min(k, self.rows)
-        scores, ids = self._probe(self._index, queries, k, exclude, effort or self._nprobe)
+        # Fast scan finds garbage when asked for more lists than there are.
+        nprobe = min(effort or self._nprobe, int(faiss.extract_index_ivf(self._index).nlist))
+        scores, ids = self._probe(self._index, queries, k, exclude, nprobe)
         short = np.flatnonzero((ids < 0).any(axis=1)) if k <= self.rows - len(exclude) else np.zeros(0, np.int64)
         if len(short):
             more = faiss.extract_index_ivf(self._index).nlist
