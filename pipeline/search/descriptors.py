@@ -21,10 +21,12 @@ _OPEN_FILES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """What a result is called."""
+    """What a result is called, and the size of the original image in pixels."""
 
     key: str
     uri: str
+    width: int
+    height: int
 
 
 class StoredDescriptors:
@@ -77,7 +79,7 @@ class StoredDescriptors:
         with self._lock:
             for number in np.unique(file):
                 mine = np.flatnonzero(file == number)
-                table = self._reader(int(number)).take(row[mine], ["key", "uri"])
+                table = self._reader(int(number)).take(row[mine], ["key", "uri", "width", "height"])
                 for place, values in zip(mine, table.to_pylist(), strict=True):
                     out[int(place)] = Named(**values)
         return [name for name in out if name is not None]

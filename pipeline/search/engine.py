@@ -34,12 +34,14 @@ class Hit:
     """One result; score is the cosine with the query, of local descriptors the share of votes.
 
     inliers: matches that agree in geometry, where that was looked at. box: where the query is, as x, y, width, height
-    in pixels of the original image, where it was located.
+    in pixels of the original image, where it was located. width, height: of the original image.
     """
 
     key: str
     score: float
     uri: str
+    width: int
+    height: int
     inliers: int | None = None
     box: tuple[float, float, float, float] | None = None
 
@@ -121,12 +123,24 @@ class SearchIndex:
         known = ", ".join(self.kinds) or "none"
         raise UserError(f"--index {kind}", f"is not in this snapshot, which has {known}", "choose one of those")
 
-    def search(self, queries: Floats, options: SearchOptions) -> list[list[Hit]]:
-        """Return the k best hits of each query (q, d), best first; UserError for local descriptors, see find.py."""
+    def search(self, queries: Floats, options: SearchOptions, *, recipe: str = "") -> list[list[Hit]]:
+        """Return the k best hits of each query (q, d), best first; UserError for local descriptors, see find.py.
+
+        recipe: by which the queries were made, where that is known; see `expect_recipe`.
+        """
+        self.expect_recipe(recipe)
         if self.is_local:
             raise UserError("query", "is one vector, and this snapshot has local descriptors", "query with an image")
         results = self.candidates(queries, options)
         return [self.hits(found) for found in results]
+
+    def expect_recipe(self, recipe: str) -> None:
+        """Raise a UserError when queries were made by another recipe (its descriptor_id) than what is indexed."""
+        mine = self.snapshot.recipe.descriptor_id
+        if recipe and recipe != mine:
+            raise UserError(
+                "query", f"was made by recipe {recipe}, snapshot {self.snapshot.version} by {mine}", "describe it anew"
+            )
 
     def trained(self, spec: IndexSpec) -> Path | None:
         """Return the trained empty index of a kind; None where the snapshot has no index shard of it."""
@@ -149,7 +163,7 @@ class SearchIndex:
         """Return candidates with their names."""
         names = self.stored.names(found.file, found.row)
         scores = found.score.tolist()
-        return [Hit(key=name.key, score=score, uri=name.uri) for name, score in zip(names, scores, strict=True)]
+        return [Hit(score=score, **vars(name)) for name, score in zip(names, scores, strict=True)]
 
     def candidates(self, queries: Floats, options: SearchOptions) -> list[Candidates]:
         """Return the k best rows of each query, ranked, without their names."""

@@ -21,12 +21,15 @@ NEIGHBOURS = 10
 def find(
     index: SearchIndex, queries: Sequence[Query], options: SearchOptions, matching: Matching | None = None
 ) -> list[list[Hit]]:
-    """Return the k best hits of each query, best first; UserError when no local descriptors are stored to verify with.
+    """Return the k best hits of each query, best first; UserError when no local descriptors are stored to verify with,
+    or when queries were made by another recipe.
 
     Verified hits come in the order of their inliers, then of their score; those without any after them.
     """
     if options.verify and not index.stored.has_local:
         raise UserError("--verify", "needs local descriptors, and this snapshot stores none", "encode with keep = true")
+    for query in queries:
+        index.expect_recipe(query.recipe)
     wide = replace(options, k=max(options.k, options.verify))
     if index.is_local:
         if options.expand is not None:

@@ -27,11 +27,12 @@ BoxScale = Literal["own", "database"]
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """The descriptors of one image, or of a box of it, of width x height pixels."""
+    """The descriptors of one image, or of a box of it, of width x height pixels. recipe: its descriptor_id."""
 
     batch: DescriptorBatch
     width: int
     height: int
+    recipe: str
 
     @property
     def local(self) -> DescriptorBatch | None:
@@ -48,7 +49,7 @@ class QueryExtractor:
         if recipe.encode is not None and recipe.encode.artifact is not None:
             encoder = Encoder.from_bytes(recipe.encode, read_artifact(store, recipe.encode.artifact))
             self._extractor = Encoded(self._extractor, encoder)
-        self._dtype = recipe.dtype
+        self._dtype, self._recipe = recipe.dtype, recipe.descriptor_id
         self._resize = Resize.parse(str(getattr(recipe.extractor, "resize", "none")))
         self._whitening: Whitening | None = None
         if recipe.whiten is not None and recipe.whiten.artifact is not None:
@@ -69,7 +70,7 @@ class QueryExtractor:
         if self._whitening is not None:
             batch = replace(batch, vectors=self._whitening.apply(batch.vectors))
         batch = self._as_stored(batch)
-        return Query(batch=batch, width=decoded.width, height=decoded.height)
+        return Query(batch=batch, width=decoded.width, height=decoded.height, recipe=self._recipe)
 
     def _as_stored(self, batch: DescriptorBatch) -> DescriptorBatch:
         """Round to codes what is stored as codes, so that an image is nearest to itself."""
