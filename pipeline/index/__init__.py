@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
+import numpy as np
+
 from pipeline.core.specs import Spec
 from pipeline.core.types import Floats, Ints
 
@@ -72,6 +74,10 @@ class IndexSpec(Spec):
     def health(self, trained: Path, sample: Floats) -> dict[str, float]:  # noqa: ARG002 - kinds with anything to say do
         """Return how a sample (n, d) fits the trained index, measure -> value; smaller is better."""
         return {}
+
+    def list_sizes(self, path: Path) -> Ints:  # noqa: ARG002 - kinds with lists read them
+        """Return how many vectors each inverted list of a filled index holds, (lists,); (0,) for kinds without any."""
+        return np.zeros(0, np.int64)
 
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge index files into one; each part is (file, by how many positions its ids move). Return the rows."""

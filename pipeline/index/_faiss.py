@@ -71,6 +71,11 @@ def fill(trained: Path, batches: Iterable[Batch], path: Path, *, tables: int = 0
     return int(index.ntotal)
 
 
+def list_sizes(ivf: Any) -> Ints:
+    """Return how many vectors each inverted list holds, (nlist,)."""
+    return np.array([ivf.get_list_size(number) for number in range(ivf.nlist)], dtype=np.int64)
+
+
 def shifted(ids: Ints, positions: int) -> Ints:
     """Move ids by a number of positions."""
     return ids + (np.int64(positions) << np.int64(32))

@@ -106,6 +106,11 @@ class Spec(IndexSpec):
         _write(path, index, np.concatenate(ids), tensors, dim)
         return int(index.ntotal)
 
+    def list_sizes(self, path: Path) -> Ints:
+        """Return the sizes of the lists of `ivf`; the other storages have none."""
+        index = _read(path)[0]
+        return _faiss.list_sizes(index) if isinstance(index, faiss.IndexBinaryIVF) else super().list_sizes(path)
+
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Add all codes to one index: lists stay as they were trained, a graph is built anew."""
         merged: Any = None

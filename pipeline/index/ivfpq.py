@@ -136,6 +136,11 @@ class Spec(IndexSpec):
             "quantisation_error": float(((decoded - sample) ** 2).sum(axis=1).mean()),
         }
 
+    def list_sizes(self, path: Path) -> Ints:
+        """Return the sizes of the lists; their content stays on disk."""
+        index = _faiss.read(path, mmap=True, tables=TABLES)
+        return _faiss.list_sizes(faiss.extract_index_ivf(index))
+
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Merge inverted lists of indexes with the same quantisers."""
         merged = _faiss.read(parts[0][0], tables=TABLES)

@@ -168,3 +168,12 @@ def test_more_effort_finds_no_less_and_all_of_it_finds_everything(spec: IndexSpe
 
     assert recall(1) <= recall(None) + 0.02 <= recall(4096) + 0.04
     assert recall(4096) > 0.9
+
+
+def test_lists_hold_every_vector_or_there_are_none(spec: IndexSpec, tmp_path: Path) -> None:
+    x = unit(600, 64)
+    resolved, _ = filled(spec, x, tmp_path)
+    sizes = resolved.list_sizes(tmp_path / f"filled{spec.suffix}")
+    has_lists = spec.kind == "ivfpq" or getattr(spec, "storage", "") == "ivf"
+    assert len(sizes) == (getattr(resolved, "nlist") if has_lists else 0)  # noqa: B009 - only some kinds have it
+    assert sizes.sum() == (len(x) if has_lists else 0)
