@@ -133,11 +133,17 @@ def evaluate(
 def export(
     root: Root,
     target: Annotated[str, typer.Argument(help="An empty folder or s3:// prefix.")],
-    form: Annotated[str, typer.Option(help="faiss: one index and its names; npy: a matrix and its names.")] = "faiss",
+    form: Annotated[
+        str,
+        typer.Option(
+            help="faiss: one index and its names; npy: a matrix and its names; hloc: HDF5 of global descriptors; "
+            "kapture: global features; hf: a Hugging Face dataset and its faiss index."
+        ),
+    ] = "faiss",
     index: Index = "",
     as_json: Json = False,
 ) -> int:
-    """Write the live images for others to serve: plain faiss, or NumPy."""
+    """Write the live images for others to serve: plain faiss, NumPy, hloc, kapture, Hugging Face datasets."""
     data = export_job.export(export_job.ExportOptions(root=root, target=target, form=form, index=index))
     output.emit(data, as_json=as_json, lines=export_job.lines(data))
     return 0

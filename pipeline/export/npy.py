@@ -9,27 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.errors import UserError
-from pipeline.export import rows, write_names
+from pipeline.export import NAMES, count, names, rows, write_names
 from pipeline.search.engine import SearchIndex
 
-MATRIX, LINES, NAMES = "X.npy", "X.txt", "names.parquet"
+MATRIX, LINES = "X.npy", "X.txt"
 
 
 def write(index: SearchIndex, folder: Path, kind: str) -> list[str]:  # noqa: ARG001 - part of the protocol
     """Write X.npy (n, d) float32, X.txt, and names.parquet, which also holds what a line cannot."""
-    count = len(index.live())
-    if not count:
-        raise UserError("export", "would be empty: the snapshot holds no images", "index images first")
-    matrix = np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.float32, shape=(count, index.dim))
+    shape = (count(index), index.dim)
+    matrix = np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.float32, shape=shape)
     for numbers, vectors in rows(index):
         matrix[numbers[0] : numbers[-1] + 1] = vectors
     matrix.flush()
     del matrix
     write_names(index, folder / NAMES)
-    live = index.live()
     with (folder / LINES).open("w", encoding="utf-8", newline="\n") as file:
-        for name in index.stored.names(live.file, live.row):
+        for _, named in names(index):
             # A key may hold anything; a name takes one line.
-            file.write(name.key.encode("unicode_escape").decode() + "\n" if "\n" in name.key else name.key + "\n")
+            keys = (image.key.encode("unicode_escape").decode() if "\n" in image.key else image.key for image in named)
+            file.writelines(f"{key}\n" for key in keys)
     return [MATRIX, LINES, NAMES]

@@ -6,26 +6,14 @@ tombstones and its ids are the rows of `names.parquet`.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from pipeline.core.errors import UserError
-from pipeline.export import rows, write_names
+from pipeline.export import NAMES, write_index, write_names
 from pipeline.search.engine import SearchIndex
-
-NAMES = "names.parquet"
 
 
 def write(index: SearchIndex, folder: Path, kind: str) -> list[str]:
     """Write index.faiss (or .safetensors for kinds that are not one faiss file) and names.parquet."""
-    spec = index.spec(kind)
-    trained = index.trained(spec)
-    if trained is None:
-        raise UserError(f"--index {spec.kind}", "has no index shard to take the trained index from", "index images")
-    name = f"index{spec.suffix}"
-    copy = folder / f"trained{spec.suffix}"
-    shutil.copyfile(trained, copy)
-    spec.fill(copy, rows(index), folder / name)
-    copy.unlink()
+    name = write_index(index, folder, kind, "index")
     write_names(index, folder / NAMES)
     return [name, NAMES]

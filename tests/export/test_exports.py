@@ -70,4 +70,20 @@ def test_what_cannot_be_exported_is_said(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="kdtree"):
         export(ExportOptions(root=str(root), target=str(tmp_path / "out"), index="kdtree"))
     assert not (tmp_path / "out").exists()
-    assert set(FORMS) == {"faiss", "npy"}
+    assert set(FORMS) == {"faiss", "npy", "hloc", "kapture", "hf"}
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_local_descriptors_and_empty_snapshots_are_refused(tmp_path: Path, form: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[extractor]\nkind = "sift"\nfeatures = 10\n[indexes.flat]\n')
+    source = write_files(tmp_path / "src", images(3))
+    run(source, tmp_path / "local", recipe=RecipeOptions(recipe=str(recipe)))
+    with pytest.raises(UserError, match="is of global descriptors, this snapshot has local ones"):
+        export(ExportOptions(root=str(tmp_path / "local"), target=str(tmp_path / "out"), form=form))
+    run(source, tmp_path / "root")
+    delete(EditOptions(root=str(tmp_path / "root"), keys=("0000.jpg", "0001.jpg", "0002.jpg")))
+    if form != "faiss":
+        with pytest.raises(UserError, match="would be empty"):
+            export(ExportOptions(root=str(tmp_path / "root"), target=str(tmp_path / "out"), form=form))
+    assert not (tmp_path / "out").exists()
