@@ -12,8 +12,9 @@ from jobs import export as export_job
 from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
-from jobs.cli_options import Command, Device, Json, Root, floats
+from jobs.cli_options import Command, Device, Json, Root, RunnerKind, floats
 from jobs.progress import Reporter
+from jobs.runners import ANSWER_SECONDS, RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.search.engine import SearchOptions
 from pipeline.search.query import BoxScale
@@ -55,6 +56,12 @@ def query(
     locate: Annotated[
         bool, typer.Option("--locate", help="Say where in each result the query is; reads the results again.")
     ] = False,
+    runner: Annotated[
+        RunnerKind, typer.Option(help="inline: this process; ray: index shards shared out among Ray workers.")
+    ] = RunnerKind.inline,
+    address: Annotated[str, typer.Option(help="Ray cluster to join. [default: a local one]")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0: one per node.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that Ray workers have to answer.")] = ANSWER_SECONDS,
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
@@ -70,6 +77,8 @@ def query(
         box_scale=_box_scale(box_scale),
         locate=locate,
         device=device,
+        runner=RunnerOptions(kind=runner.value, address=address, workers=workers),
+        seconds=timeout,
     )
     data = query_job.query(options)
     if as_json:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs._main import run_module
+from jobs.opened import open_search
+from jobs.runners import ANSWER_SECONDS, RunnerOptions
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store, split_location
@@ -24,6 +26,7 @@ class QueryOptions:
 
     box_scale: "own" resizes a box like an image of its own (DIR), "database" as within the whole image (cirtorch).
     locate: say where in each result the query is, by its features; the results are read again from the source.
+    runner, seconds: where the index shards are, see jobs/opened.py.
     """
 
     root: str
@@ -34,11 +37,16 @@ class QueryOptions:
     locate: bool = False
     device: str = "auto"
     version: int | None = None
+    runner: RunnerOptions = field(default_factory=RunnerOptions)
+    seconds: float = ANSWER_SECONDS
 
 
 def query(options: QueryOptions) -> dict[str, Any]:
     """Return {"snapshot", "index", "descriptor", "results": [{"query", "hits": [{"key", "score", "uri"}]}]}."""
-    with SearchIndex.open(options.root, options.version) as index:
+    opened = open_search(
+        options.root, options.version, options.runner, kinds=(options.search.index,), seconds=options.seconds
+    )
+    with opened as index:
         extractor = QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
         queries = [
             extractor.describe(read_image(name), public_url(name), options.box, options.box_scale)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
-from pipeline.run.base import Runner
-from pipeline.run.inline import InlineRunner
+from pipeline.run.base import Crew, Runner, Tasks
+from pipeline.run.inline import InlineCrew, InlineRunner
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ANSWER_SECONDS = 60.0
+"""How long the workers of a crew may take to answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,21 @@ def open_runner(options: RunnerOptions) -> Runner:
     """Start the runner; the caller closes it."""
     if options.kind == "inline":
         return InlineRunner()
+    module, chosen = _ray(options)
+    return cast("Runner", module.RayRunner(chosen))
+
+
+def open_crew(tasks: Tasks[T, R], options: RunnerOptions, seconds: float = ANSWER_SECONDS) -> Crew[T, R]:
+    """Start a worker for each task and open them; the caller closes it. Without a number of workers one per node."""
+    if options.kind == "inline":
+        return InlineCrew(tasks(options.workers or 1))
+    module, chosen = _ray(options)
+    return cast("Crew[T, R]", module.RayCrew(tasks, chosen, seconds))
+
+
+def _ray(options: RunnerOptions) -> tuple[Any, Any]:
+    """Return the package and its own form of the options."""
     module = importlib.import_module("pipeline.run.ray")
-    chosen = module.RayOptions(
+    return module, module.RayOptions(
         address=options.address, workers=options.workers, gpus_per_worker=options.gpus_per_worker
     )
-    return cast("Runner", module.RayRunner(chosen))

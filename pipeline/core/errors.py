@@ -12,6 +12,7 @@ SightlineError                exit 1   something failed
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
 ├── CommitUnknownError        exit 1   the commit may or may not have happened; nothing staged was deleted
+├── UnavailableError          exit 1   workers that hold a part of what is asked do not answer; may pass
 └── BadImageError                      one image cannot be used; becomes a reject row, never leaves a worker
 """
 
@@ -85,6 +86,10 @@ class ConflictError(SightlineError):
 
 class CommitUnknownError(SightlineError):
     """The outcome of a commit could not be established; everything staged is still there."""
+
+
+class UnavailableError(SightlineError):
+    """Workers that hold a part of what is asked do not answer, so that there is no whole answer; may pass."""
 
 
 class BadImageError(SightlineError):

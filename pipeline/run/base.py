@@ -1,9 +1,12 @@
-"""Runner: carries out one task over many items and yields outcomes as they come. Errors are values."""
+"""Runner: carries out one task over many items and yields outcomes as they come; errors are values.
+
+Crew: holds several opened tasks and gives each item to all of them; errors are raised.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, SightlineError, UserError
@@ -21,6 +24,7 @@ MAX_ATTEMPTS = 3
 class Task(Protocol[T_contra, R_co]):
     """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
 
+    A task with an attribute `memory` takes so many bytes in a worker of its own (see Crew).
     A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
     function may have a method `stop`, which ends the calls that are under way.
     """
@@ -54,6 +58,26 @@ class Runner(Protocol):
     def close(self) -> None:
         """Let go of everything that was started."""
         ...
+
+
+class Crew(Protocol[T_contra, R_co]):
+    """Workers that each hold an opened task of their own, for as long as they are wanted; thread-safe."""
+
+    def ask(self, item: T_contra) -> Sequence[R_co]:
+        """Give an item to every worker; return what each made of it, in the order of the tasks.
+
+        The answers are whole: an error of one worker is raised, and an UnavailableError when one does not answer. An
+        item with an attribute `nbytes` says how large it is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let the workers go; a function with a method `close` is closed before."""
+        ...
+
+
+Tasks = Callable[[int], Sequence[Task[T, R]]]
+"""Gives the tasks of so many workers, or of fewer when there is not so much to share."""
 
 
 def depth_of(task: Task[Any, Any]) -> int:
@@ -91,4 +115,15 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text}"
 
 
-__all__ = ["MAX_ATTEMPTS", "Outcome", "Runner", "Task", "UserError", "attempt", "depth_of", "describe"]
+__all__ = [
+    "MAX_ATTEMPTS",
+    "Crew",
+    "Outcome",
+    "Runner",
+    "Task",
+    "Tasks",
+    "UserError",
+    "attempt",
+    "depth_of",
+    "describe",
+]

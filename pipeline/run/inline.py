@@ -1,13 +1,13 @@
-"""The inline runner: all items in this process, in their order. What tests and small collections use."""
+"""The inline runner and crew: everything in this process, in its order. What tests and small collections use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.types import Outcome
@@ -52,3 +52,27 @@ class InlineRunner:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+class InlineCrew(Generic[T, R]):
+    """See pipeline.run.base.Crew. An error of any task is raised as it is."""
+
+    def __init__(self, tasks: Sequence[Task[T, R]]) -> None:
+        self._functions: list[Callable[[T], R]] = []
+        try:
+            for task in tasks:
+                self._functions.append(task.open(os.cpu_count() or 1))
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, item: T) -> list[R]:
+        """Ask one after the other."""
+        return [function(item) for function in self._functions]
+
+    def close(self) -> None:
+        """Close what can be closed."""
+        for function in self._functions:
+            close = getattr(function, "close", None)
+            if close is not None:
+                close()

@@ -95,6 +95,10 @@ class LocalParts:
                     found.append(located(scores[number], ids[number], part.files))
         return [ranked(found).first(query.depth) if found else NOTHING for found in per_query]
 
+    def load(self, spec: IndexSpec) -> None:
+        """Open the shards of a kind now, rather than when it is first asked for."""
+        self._opened(spec)
+
     def close(self) -> None:
         """Forget the opened files; who made the folder removes it."""
         with self._lock:
@@ -107,11 +111,7 @@ class LocalParts:
             return self._parts[spec.kind]
 
     def _mine(self, spec: IndexSpec) -> list[IndexShard]:
-        wanted = self._recipe.index_id(spec)
-        shards = [shard for shard in self._shards if shard.fingerprint == wanted]
-        first, step = self._share
-        # Largest first, so that shares are about equal.
-        return sorted(shards, key=lambda shard: (-shard.artifact.bytes, shard.artifact.uri))[first::step]
+        return dealt(self._shards, self._recipe.index_id(spec), self._share)
 
     def _open(self, spec: IndexSpec, shard: IndexShard) -> _Part:
         path = self._catalog.fetch(shard.artifact, self._folder)
@@ -121,6 +121,16 @@ class LocalParts:
             files=pc.fill_null(pc.index_in(pa.array(shard.files), self._ids), -1).to_numpy().astype(np.int64),
             exclude=_ids_of(shard.files, self._dead),
         )
+
+
+def dealt(shards: Sequence[IndexShard], index_id: str, share: tuple[int, int]) -> list[IndexShard]:
+    """Return the shards of one kind's index that are in share i of n: every nth from the ith on, in order of size.
+
+    Shares differ by the bytes of one shard at most.
+    """
+    mine = [shard for shard in shards if shard.fingerprint == index_id]
+    first, step = share
+    return sorted(mine, key=lambda shard: (-shard.artifact.bytes, shard.artifact.uri))[first::step]
 
 
 def _ids_of(files: Sequence[str], rows: Rows) -> Ints:

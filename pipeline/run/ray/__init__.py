@@ -1,5 +1,6 @@
 """Everything that touches Ray: the runner, submission as a Ray job, metrics. No other module imports ray."""
 
+from pipeline.run.ray.holders import RayCrew
 from pipeline.run.ray.runner import RayOptions, RayRunner
 
-__all__ = ["RayOptions", "RayRunner"]
+__all__ = ["RayCrew", "RayOptions", "RayRunner"]

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,7 +20,7 @@ from ray.exceptions import RayActorError, RayError
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
 from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, describe
-from pipeline.run.guard import check_cluster
+from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Work, crew
 from pipeline.run.ray.metrics import DriverMetrics
 from pipeline.run.ray.worker import WORKER
@@ -56,18 +54,7 @@ class RayRunner:
     def __init__(self, options: RayOptions) -> None:
         self._options = options
         self._idle: dict[float, list[Any]] = {}
-        self._started = not ray.is_initialized()
-        self._redirected = ExitStack()
-        if self._started:
-            # Ray tells on stdout what becomes of nodes; stdout is for results.
-            self._redirected.enter_context(redirect_stdout(sys.stderr))
-            # Usage statistics go to a third party, and the dashboard is an open port: both stay off.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            try:
-                _connect(options.address)
-            except BaseException:
-                self._redirected.close()
-                raise
+        self._connection = Connection(options.address)
         self._metrics = DriverMetrics()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
@@ -93,11 +80,9 @@ class RayRunner:
         self._metrics.phase(phase, pending, seconds)
 
     def close(self) -> None:
-        """Let the workers go, and shut Ray down if this runner started it."""
+        """Let the workers go, and shut Ray down if nobody else in this process uses what was started."""
         self._dismiss()
-        if self._started:
-            ray.shutdown()
-        self._redirected.close()
+        self._connection.close()
 
     def _dismiss(self, but: float | None = None) -> None:
         """Let idle workers go that hold other resources than are wanted: new ones could wait for them for ever."""
@@ -208,21 +193,3 @@ def _gpus() -> float:
 
 def _threads_per_worker(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
-
-
-def _connect(address: str) -> None:
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-    if not address:
-        ray.init(**quiet)
-        return
-    try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RayError) as error:
-        raise UserError(
-            f"--address {address}", f"cannot be reached ({describe(error)})", "is the head running?"
-        ) from None
-    try:
-        check_cluster(context.dashboard_url or "", os.environ)
-    except UserError:
-        ray.shutdown()
-        raise
