@@ -1,4 +1,4 @@
-"""The commands that read: status, query, evaluate, export, duplicates. The work is in the modules of these names."""
+"""The commands that read: status, query, evaluate, export. The work is in the modules of these names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Annotated, cast
 
 import typer
 
-from jobs import duplicates as duplicates_job
 from jobs import evaluate as evaluate_job
 from jobs import export as export_job
 from jobs import output
@@ -158,21 +157,4 @@ def export(
     return 0
 
 
-def duplicates(
-    root: Root,
-    threshold: Annotated[float, typer.Option(help="Cosine from which two images are linked.")] = 0.95,
-    neighbours: Annotated[int, typer.Option(min=1, help="Links that one image contributes at most.")] = 20,
-    index: Index = "",
-    out: Annotated[str, typer.Option(help="Parquet file to write: group, key, uri, similarity.")] = "",
-    as_json: Json = False,
-) -> int:
-    """Group near-duplicate images: those linked by a similarity above a threshold."""
-    options = duplicates_job.DuplicatesOptions(
-        root=root, threshold=threshold, neighbours=neighbours, index=index, out=out
-    )
-    data = duplicates_job.duplicates(options, Reporter())
-    output.emit(data, as_json=as_json, lines=duplicates_job.lines(data))
-    return 0
-
-
-COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}), (export, {}), (duplicates, {}))
+COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}), (export, {}))

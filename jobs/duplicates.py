@@ -1,7 +1,8 @@
-"""`sightline duplicates`: groups of near-duplicate images, as counts on the terminal and as a Parquet table."""
+"""`sightline duplicates`: groups of near-duplicates, as counts on the terminal, as a Parquet table and as a page."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,53 +11,116 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import page
 from jobs._main import run_module
+from jobs.output import printable
+from jobs.pictures import Picture, Pictures
 from jobs.progress import Reporter
 from pipeline.core import staging
 from pipeline.core.storage import split_location
-from pipeline.search.duplicates import Groups, groups
+from pipeline.core.types import Ints
+from pipeline.search.duplicates import CHUNK, Groups, groups
 from pipeline.search.engine import SearchIndex
 
-SHOWN = 10
+TOLD = 10
+"""Groups named on the terminal and in the JSON."""
+MEMBERS = 24
+"""Pictures of one group on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesOptions:
-    """Which ROOT, from which cosine on. out: a .parquet file, local or s3://; "" writes none."""
+    """Which ROOT, from which cosine on. out: a .parquet file, page: a .html file, local or s3://; "" writes none.
+
+    shown: groups on the page, the largest first.
+    """
 
     root: str
     threshold: float = 0.95
     neighbours: int = 20
     index: str = ""
     out: str = ""
+    page: str = ""
+    shown: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group as a page shows it: how many images it has, and the first of them."""
+
+    size: int
+    members: tuple[Picture, ...]
 
 
 def duplicates(options: DuplicatesOptions, reporter: Reporter) -> dict[str, Any]:
-    """Return {"snapshot", "threshold", "images", "groups", "members", "largest": [[key, ...]]}; write the table."""
+    """Return {"snapshot", "threshold", "images", "groups", "members", "largest": [[key, ...]]}; write the files."""
     with SearchIndex.open(options.root) as index:
-        with reporter.phase("compare", index.images, "images") as phase:
+        with reporter.phase("compare", -(-index.images // CHUNK), "chunks") as phase:
             found = groups(
                 index, options.threshold, neighbours=options.neighbours, kind=options.index, told=phase.advance
             )
         table = _table(index, found)
         if options.out:
-            store, name = split_location(options.out)
-            with staging.folder("duplicates-") as folder:
-                path = Path(folder) / "groups.parquet"
-                pq.write_table(table, path, compression="zstd")
-                store.upload(path, name)
-        sizes = np.bincount(found.group) if len(found.group) else np.zeros(0, np.int64)
+            _upload(table, options.out)
+        sizes = sizes_of(found)
         keys = table["key"].to_pylist()
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        largest = np.argsort(-sizes, kind="stable")[:SHOWN]
-        return {
+        data: dict[str, Any] = {
             "snapshot": index.snapshot.version,
             "threshold": options.threshold,
             "images": index.images,
             "groups": len(sizes),
             "members": len(keys),
-            "largest": [keys[starts[number] : starts[number + 1]] for number in largest],
+            "largest": [keys[starts[number] : starts[number + 1]] for number in _largest(sizes, TOLD)],
         }
+        if options.page:
+            data["page"] = {"out": options.page, "bytes": _write_page(index, found, options, reporter, data)}
+        return data
+
+
+def sizes_of(found: Groups) -> Ints:
+    """Return how many images each group has, (groups,)."""
+    return np.bincount(found.group).astype(np.int64) if len(found.group) else np.zeros(0, np.int64)
+
+
+def _largest(sizes: Ints, count: int) -> list[int]:
+    order: list[int] = np.argsort(-sizes, kind="stable")[:count].tolist()
+    return order
+
+
+def shown_groups(
+    index: SearchIndex, found: Groups, pictures: Pictures, *, shown: int, members: int = MEMBERS
+) -> Iterator[Group]:
+    """Yield the largest groups with the pictures of their first members, each with its cosine with the first."""
+    live, sizes = index.live(), sizes_of(found)
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    for number in _largest(sizes, shown):
+        part = slice(starts[number], starts[number] + min(members, int(sizes[number])))
+        rows = found.member[part]
+        named = zip(index.stored.names(live.file[rows], live.row[rows]), found.similarity[part].tolist(), strict=True)
+        made = (pictures.of(n.key, n.uri, score=score, size=(n.width, n.height)) for n, score in named)
+        yield Group(size=int(sizes[number]), members=tuple(made))
+
+
+def _write_page(
+    index: SearchIndex, found: Groups, options: DuplicatesOptions, reporter: Reporter, data: dict[str, Any]
+) -> int:
+    pictures = Pictures(index.snapshot)
+    shown = []
+    with reporter.phase("pictures", min(options.shown, data["groups"]), "groups") as phase:
+        for group in shown_groups(index, found, pictures, shown=options.shown):
+            shown.append(group)
+            phase.advance(len(group.members))
+    values = {**data, "source": index.snapshot.source, "created_at": index.snapshot.created_at, "note": pictures.note}
+    return page.write(options.page, page.render("duplicates.html", **values, shown=shown))
+
+
+def _upload(table: pa.Table, out: str) -> None:
+    store, name = split_location(out)
+    with staging.folder("duplicates-") as folder:
+        path = Path(folder) / "groups.parquet"
+        pq.write_table(table, path, compression="zstd")
+        store.upload(path, name)
 
 
 def _table(index: SearchIndex, found: Groups) -> pa.Table:
@@ -78,8 +142,11 @@ def lines(data: dict[str, Any]) -> list[str]:
         f"snapshot {data['snapshot']}: {data['groups']} groups of {data['members']} images in all, "
         f"of {data['images']}, at a cosine of {data['threshold']:g} or more"
     )
-    shown = [f"  {len(keys)}: {', '.join(keys[:5])}" + (" ..." if len(keys) > 5 else "") for keys in data["largest"]]
-    return [head, *shown]
+    shown = [
+        f"  {len(keys)}: {', '.join(printable(key) for key in keys[:5])}" + (" ..." if len(keys) > 5 else "")
+        for keys in data["largest"]
+    ]
+    return [head, *shown, *([f"page: {data['page']['out']}"] if "page" in data else [])]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline.core.names import RANDOM_WEIGHTS
 RANDOM_NOTICE = (
     "the weights are random ({origin}), as asked for: results show the pipeline, not what trained weights find"
 )
+_JOINERS = "\u200c\u200d"
 
 
 def emit(data: dict[str, Any], *, as_json: bool, lines: list[str] | None = None) -> None:
@@ -98,4 +99,16 @@ def _told(value: Any) -> str:
 
 def _plain(text: str) -> str:
     # Keys are foreign text: neither console markup nor control characters may act on the terminal.
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text).replace("[", "\\[")
+    return printable(text).replace("[", "\\[")
+
+
+def printable(text: str) -> str:
+    """Return foreign text as it can be shown: what is not printable, or turns the direction of text, as escapes.
+
+    Joiners stay, which emoji and several scripts are written with.
+    """
+    return "".join(c if c.isprintable() or c in _JOINERS else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

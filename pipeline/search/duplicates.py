@@ -16,7 +16,8 @@ from pipeline.core.types import Floats, Ints
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.merge import Candidates
 
-_CHUNK = 1024
+CHUNK = 1024
+"""Images that ask for their neighbours at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,8 @@ def groups(
 
 
 def _asked(index: SearchIndex, live: Candidates, options: SearchOptions) -> Iterator[tuple[int, list[Candidates]]]:
-    for start in range(0, len(live), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(live), CHUNK):
+        part = slice(start, start + CHUNK)
         yield start, index.candidates(index.stored.vectors(live.file[part], live.row[part]), options)
 
 
@@ -89,8 +90,8 @@ def _join(parent: Ints, one: int, other: int) -> None:
 
 def _cosines(index: SearchIndex, live: Candidates, first: Ints, member: Ints) -> Floats:
     out = np.zeros(len(member), np.float32)
-    for start in range(0, len(member), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(member), CHUNK):
+        part = slice(start, start + CHUNK)
         pair = [index.stored.vectors(live.file[rows[part]], live.row[rows[part]]) for rows in (first, member)]
         lengths = [np.linalg.norm(vectors, axis=1) for vectors in pair]
         out[part] = np.einsum("nd,nd->n", *pair) / np.maximum(lengths[0] * lengths[1], 1e-12)
