@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.export.hf import write_data
 from pipeline.search.engine import SearchIndex
 from tests.builders import QUICK, images, run, write_files
-from tests.export.collections import neighbours, nested, stored
+from tests.export.roots import neighbours, nested, stored
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.types import Floats
 from pipeline.export.hloc import FEATURES
 from tests.builders import QUICK, images, run, write_files
-from tests.export.collections import ODD, neighbours, nested, odd, stored
+from tests.export.roots import ODD, neighbours, nested, odd, stored
 
 
 def written(root: Path, out: Path) -> Path:

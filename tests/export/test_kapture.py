@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.memory import MemoryStore, register
 from pipeline.core.types import Floats
 from pipeline.search.engine import SearchIndex
-from tests.export.collections import ODD, neighbours, nested, odd, stored
+from tests.export.roots import ODD, neighbours, nested, odd, stored
 
 
 def read(folder: Path) -> tuple[kapture.Kapture, str, dict[str, Floats]]:
