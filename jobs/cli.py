@@ -19,7 +19,8 @@ from pipeline.core.errors import SightlineError
 
 MODULES = {
     "jobs.cli_index": ("index", "plan"),
-    "jobs.cli_search": ("status", "query", "evaluate", "export"),
+    "jobs.cli_search": ("status", "query", "export"),
+    "jobs.cli_evaluate": ("evaluate", "sweep"),
     "jobs.cli_report": ("report", "duplicates"),
     "jobs.cli_upkeep": ("verify", "delete", "restore", "rollback", "tag", "expire", "compact", "convert"),
     "jobs.cli_cluster": ("submit",),

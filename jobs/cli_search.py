@@ -1,4 +1,4 @@
-"""The commands that read: status, query, evaluate, export. The work is in the modules of these names."""
+"""The commands that read: status, query, export. The work is in the modules of these names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Annotated, cast
 
 import typer
 
-from jobs import evaluate as evaluate_job
 from jobs import export as export_job
 from jobs import output
 from jobs import query as query_job
 from jobs import status as status_job
 from jobs.cli_options import Command, Device, Json, Root, RunnerKind, floats
-from jobs.progress import Reporter
 from jobs.runners import ANSWER_SECONDS, RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.search.engine import SearchOptions
@@ -71,9 +69,9 @@ def query(
     options = query_job.QueryOptions(
         root=root,
         images=images,
-        search=SearchOptions(k=k, index=index, rerank=rerank, expand=_expansion(expand), verify=verify),
+        search=SearchOptions(k=k, index=index, rerank=rerank, expand=as_expansion(expand), verify=verify),
         box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
-        box_scale=_box_scale(box_scale),
+        box_scale=as_box_scale(box_scale),
         locate=locate,
         device=device,
         runner=RunnerOptions(kind=runner.value, address=address, workers=workers),
@@ -87,55 +85,21 @@ def query(
     return 0
 
 
-def _box_scale(text: str) -> BoxScale:
+def as_box_scale(text: str) -> BoxScale:
+    """Return how a box is resized."""
     if text not in ("own", "database"):
         raise UserError(f"--box-scale {text}", "is not known", "write own or database")
     return cast("BoxScale", text)
 
 
-def _expansion(text: str | None, option: str = "--expand") -> tuple[int, float] | None:
+def as_expansion(text: str | None, option: str = "--expand") -> tuple[int, float] | None:
+    """Return what an option says of expansion; None where it was not given."""
     numbers = floats(text, option)
     if numbers is None:
         return None
     if len(numbers) != 2 or numbers[0] < 1 or numbers[0] != int(numbers[0]):
         raise UserError(f"{option} {text}", "is not K,ALPHA", "write for example 10,3")
     return int(numbers[0]), numbers[1]
-
-
-def evaluate(
-    root: Root,
-    queries: Annotated[str, typer.Option(help="Folder of query images.")],
-    ground_truth: Annotated[str, typer.Option(help="JSON: query key -> relevant keys, or the revisited format.")],
-    index: Index = "",
-    rerank: Rerank = None,
-    verify: Verify = 0,
-    expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
-    augment: Annotated[
-        str | None, typer.Option(help="K,ALPHA: expand what is indexed by its K nearest others, in memory, exactly.")
-    ] = None,
-    box_scale: BoxAs = "own",
-    device: Device = "auto",
-    as_json: Json = False,
-) -> int:
-    """Score the index against ground truth.
-
-    mAP, P@1 and R@k, or the revisited Oxford/Paris protocol, by the form of the file.
-    """
-    options = evaluate_job.EvaluateOptions(
-        root=root,
-        queries=queries,
-        ground_truth=ground_truth,
-        index=index,
-        rerank=rerank,
-        verify=verify,
-        expand=_expansion(expand),
-        augment=_expansion(augment, "--augment"),
-        box_scale=_box_scale(box_scale),
-        device=device,
-    )
-    data = evaluate_job.evaluate(options, Reporter())
-    output.emit(data, as_json=as_json, lines=evaluate_job.lines(data))
-    return 0
 
 
 def export(
@@ -157,4 +121,4 @@ def export(
     return 0
 
 
-COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (evaluate, {}), (export, {}))
+COMMANDS: tuple[Command, ...] = ((status, {}), (query, {}), (export, {}))

@@ -1,153 +1,127 @@
-"""`sightline evaluate`: query images against the published index, scored by ground truth."""
+"""`sightline evaluate`: rankings of a snapshot, or those kept in a file, scored by ground truth.
+
+Queries are images from outside, or those of the collection, each left out of its own ranking. How rankings are made is
+in evaluate_runs.py; two snapshots are compared in compare.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jobs._main import run_module
+from jobs.evaluate_runs import EvaluateOptions, run_of, truth_of
 from jobs.progress import Reporter
-from jobs.query import read_image
-from pipeline.core.errors import UserError
+from pipeline.core import staging
+from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
-from pipeline.core.storage import open_store
-from pipeline.core.types import Image, Ints, Reject, Shard
-from pipeline.evaluate import average_precision, revisited
-from pipeline.evaluate.ground_truth import Relevant, Revisited, parse_ground_truth
-from pipeline.search.augment import Augmented
-from pipeline.search.engine import SearchIndex, SearchOptions
-from pipeline.search.find import find
-from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
-from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.describe import choose_device
+from pipeline.core.storage import split_location
+from pipeline.evaluate import revisited
+from pipeline.evaluate.classes import Classes
+from pipeline.evaluate.results import Asked, Results, ResultsWriter
+from pipeline.evaluate.tally import ClassTally, Tally, tally_of
+from pipeline.search.engine import SearchIndex
 
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """An evaluation run. rerank None re-ranks max(100, 10 k); the ranking is complete for an exact index.
-
-    expand, augment: (K, ALPHA) of query expansion and of database augmentation, which ranks exactly whatever the index.
-    """
-
-    root: str
-    queries: str
-    ground_truth: str
-    index: str = ""
-    rerank: int | None = None
-    verify: int = 0
-    expand: tuple[int, float] | None = None
-    augment: tuple[int, float] | None = None
-    box_scale: BoxScale = "own"
-    device: str = "auto"
+__all__ = ["EvaluateOptions", "evaluate", "lines"]
 
 
 def evaluate(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
-    """Return {"snapshot", "index", "queries", "mAP", "P@1", "R@k"} or, in revisited form, easy / medium / hard."""
-    truth = parse_ground_truth(read_image(options.ground_truth), public_url(options.ground_truth))
-    with SearchIndex.open(options.root) as index:
-        spec = index.spec(options.index)
-        wanted = _wanted(truth)
-        extractor = QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
-        described: dict[str, Query] = {}
-        with reporter.phase("describe", len(wanted), "queries") as phase:
-            for name, data in _query_images(options.queries, set(wanted)):
-                described[name] = extractor.describe(data, name, wanted[name], options.box_scale)
-                phase.advance(1)
-        missing = [name for name in wanted if name not in described]
-        if missing:
-            raise UserError(public_url(options.queries), f"has no image for query {missing[0]!r}", "check the names")
-        # A ranking that is cut short counts every positive beyond it as missed: rank everything there is.
-        complete = SearchOptions(
-            k=max(1, index.images), index=spec.kind, rerank=options.rerank, verify=options.verify, expand=options.expand
-        )
-        if options.augment is None:
-            found = find(index, [described[name] for name in wanted], complete)
-        else:
-            stacked = np.stack([described[name].batch.vectors[0] for name in wanted])
-            found = Augmented(index, *options.augment).find(stacked, complete)
-        rankings = {name: [hit.key for hit in hits] for name, hits in zip(wanted, found, strict=True)}
-        head = {
-            "snapshot": index.snapshot.version,
-            "index": spec.kind,
-            "descriptor": index.snapshot.summary.origin,
-            "images": index.images,
-            "complete": all(len(ranking) == index.images for ranking in rankings.values()),
-        }
-    if isinstance(truth, Relevant):
-        return {**head, **_plain(rankings, truth)}
-    return {**head, **_revisited([rankings[_stem(name)] for name in truth.qimlist], truth)}
+    """Return {"snapshot", "index", "queries", "mAP", "P@1", "R@k", ...} or, in revisited form, easy / medium / hard."""
+    options.check()
+    if options.results:
+        return _of_file(options, reporter)
+    truth = truth_of(options)
+    with SearchIndex.open(options.root, options.version) as index:
+        run = run_of(options, index, truth, reporter)
+        exported = _export(options.export, run.asked) if options.export else nullcontext()
+        with exported as writer, reporter.phase("rank", run.queries, "queries") as phase:
+            shortest = None
+            for ranking in run.rankings:
+                if writer is not None:
+                    writer.add(ranking)
+                run.tally.add(ranking)
+                shortest = len(ranking.keys) if shortest is None else min(shortest, len(ranking.keys))
+                phase.advance()
+    return told(run.asked, run.tally, shortest)
 
 
-def _wanted(truth: Relevant | Revisited) -> dict[str, Box | None]:
-    """Return the queries by key (by stem in revisited form), each with its box (x, y, width, height)."""
-    if isinstance(truth, Relevant):
-        return dict.fromkeys(truth.relevant)
-    wanted: dict[str, Box | None] = {}
-    for name, query in zip(truth.qimlist, truth.gnd, strict=True):
-        box = query.box
-        wanted[_stem(name)] = None if box is None else (box[0], box[1], box[2] - box[0], box[3] - box[1])
-    return wanted
-
-
-def _query_images(folder: str, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name as wanted, bytes) of the images in a folder that are queries, by key or by stem."""
-    source = FolderSpec().open(folder)
-    for entry in source.listing():
-        name = entry.path if entry.path in wanted else _stem(entry.path)
-        if name not in wanted:
-            continue
-        shard = Shard(id="", uri=folder, bytes=entry.size, etag="", entries=(entry,))
-        for item in source.images(shard):
-            if isinstance(item, Reject):
-                raise UserError(item.uri, item.reason, "check the query folder")
-            assert isinstance(item, Image), "a source yields images and rejects"
-            yield name, item.data
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
-def _plain(rankings: Mapping[str, Sequence[str]], truth: Relevant) -> dict[str, Any]:
-    scores = average_precision.score(rankings, truth.relevant)
-    if not scores.queries:
-        raise UserError("ground truth", "has no query with relevant images", "check the file")
+def told(asked: Asked, tally: Tally, shortest: int | None) -> dict[str, Any]:
+    """Return the scores and what they are of. shortest: length of the shortest ranking, None where there is none."""
+    body = tally.body()
+    others = None if asked.images is None else asked.images - (asked.classes is not None)
     return {
-        "queries": scores.queries,
-        "skipped": scores.skipped,
-        "mAP": scores.mean_average_precision,
-        "P@1": scores.precision_at_1,
-        "R@k": {str(k): value for k, value in scores.recall.items()},
+        "snapshot": asked.snapshot,
+        "index": asked.index,
+        "descriptor": asked.descriptor,
+        "images": asked.images,
+        "complete": others is not None and shortest == others,
+        "ranked": shortest,
+        **({} if asked.classes is None else {"unclassed": asked.unclassed}),
+        **body,
     }
 
 
-def _revisited(rankings: Sequence[Sequence[str]], truth: Revisited) -> dict[str, Any]:
-    number = {_stem(name): index for index, name in enumerate(truth.imlist)}
-    # Indexed images outside imlist are not part of the benchmark and take no rank.
-    numbered: list[Ints] = [
-        np.array([number[_stem(key)] for key in ranking if _stem(key) in number], dtype=np.int64)
-        for ranking in rankings
-    ]
-    scores = revisited.score(numbered, truth)
-    body: dict[str, Any] = {"queries": len(rankings), "ranked_of_imlist": min(len(ranking) for ranking in numbered)}
-    for protocol, result in scores.items():
-        precision = {f"mP@{k}": value for k, value in result.precision.items()}
-        body[protocol] = {"mAP": result.mean_average_precision, "queries": result.queries, **precision}
-    return body
+@contextmanager
+def _export(location: str, asked: Asked) -> Iterator[ResultsWriter]:
+    """Write rankings to a .parquet file, local or s3://, which is there when the block has ended well."""
+    store, name = split_location(location)
+    with staging.folder("rankings-") as folder:
+        path = Path(folder) / "rankings.parquet"
+        with ResultsWriter(path, asked) as writer:
+            yield writer
+        store.upload(path, name)
+
+
+def _of_file(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
+    shown = public_url(options.results)
+    store, name = split_location(options.results)
+    with staging.folder("rankings-") as folder:
+        try:
+            path = store.local(name, Path(folder))
+        except NotFoundError:
+            raise UserError(shown, "does not exist", "check the path") from None
+        results = Results(path, shown)
+        truth = truth_of(options)
+        tally = tally_of(truth) if truth is not None else _class_tally(options, results)
+        with reporter.phase("score", None, "queries") as phase:
+            shortest = None
+            for ranking in results.rankings():
+                tally.add(ranking)
+                shortest = len(ranking.keys) if shortest is None else min(shortest, len(ranking.keys))
+                phase.advance()
+    return told(results.asked, tally, shortest)
+
+
+def _class_tally(options: EvaluateOptions, results: Results) -> ClassTally:
+    asked = results.asked
+    if asked.classes is None:
+        raise UserError(results.name, "does not say what classes there are", "score it by --ground-truth")
+    if asked.level != options.level:
+        raise UserError(
+            f"--class-level {options.level}", f"is not that of {results.name}, {asked.level}", "export it anew"
+        )
+    return ClassTally(Classes(level=options.level, sizes=asked.classes), asked.skipped)
 
 
 def lines(data: dict[str, Any]) -> list[str]:
     """Return an evaluation in words."""
-    note = "" if data["complete"] else " (rankings are cut short: what is not ranked counts as missed)"
-    head = f"snapshot {data['snapshot']}, {data['index']}, {data['images']} images, {data['queries']} queries{note}"
-    if "mAP" in data:
-        recall = ", ".join(f"R@{k} {value:.3f}" for k, value in data["R@k"].items())
-        return [head, f"mAP {data['mAP']:.4f}, P@1 {data['P@1']:.3f}, {recall}"]
+    note = "" if data["complete"] else f" (rankings are cut at {data['ranked']}: what is not ranked counts as missed)"
+    known = [f"snapshot {data['snapshot']}"] if data["snapshot"] is not None else ["rankings of unknown origin"]
+    known += [data["index"]] if data["index"] else []
+    known += [f"{data['images']} images"] if data["images"] is not None else []
+    head = f"{', '.join(known)}, {data['queries']} queries{note}"
     rows = [head]
+    if "classes" in data:
+        left = f"; {data['skipped']} alone in their class and {data['unclassed']} in no folder do not ask"
+        rows.append(f"every image asks for the others of its class, {data['classes']} classes{left}")
+    if "mAP" in data:
+        precision, recall, ndcg = (
+            ", ".join(f"{name}@{k} {value:.3f}" for k, value in data[f"{name}@k"].items())
+            for name in ("P", "R", "nDCG")
+        )
+        return [*rows, f"mAP {data['mAP']:.4f}, {precision}", recall, ndcg]
     for protocol in revisited.PROTOCOLS:
         found = data[protocol]
         precision = ", ".join(f"mP@{k} {found[f'mP@{k}']:.4f}" for k in revisited.AT)

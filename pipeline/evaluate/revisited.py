@@ -6,7 +6,7 @@ before it is scored; AP is the trapezoid under the precision-recall curve.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,25 +39,51 @@ def positives_and_junk(query: RevisitedQuery, protocol: str) -> tuple[Ints, Ints
     return np.array(positives, dtype=np.int64), np.array(junk, dtype=np.int64)
 
 
-def score(rankings: Sequence[Ints], truth: Revisited) -> dict[str, ProtocolScores]:
-    """Score one ranking of image indices per query, best first. A positive that is not ranked adds nothing to AP."""
+@dataclass(frozen=True, kw_only=True)
+class JudgedQuery:
+    """One query by one protocol; precision[k] is P@k."""
+
+    average_precision: float
+    precision: dict[int, float]
+
+
+def judge(ranking: Ints, query: RevisitedQuery) -> dict[str, JudgedQuery]:
+    """Score a ranking (m,) of image indices, best first, by the protocols in which the query has positives.
+
+    A positive that is not ranked adds nothing to AP.
+    """
+    found = {}
+    for protocol in PROTOCOLS:
+        positives, junk = positives_and_junk(query, protocol)
+        if len(positives):
+            ranks = ranks_without_junk(ranking, positives, junk)
+            found[protocol] = JudgedQuery(
+                average_precision=trapezoid_ap(ranks, len(positives)),
+                precision={k: precision_at(ranks, k) for k in AT},
+            )
+    return found
+
+
+def means(queries: Sequence[Mapping[str, JudgedQuery]]) -> dict[str, ProtocolScores]:
+    """Average each protocol over the queries that have positives in it; not a number where there are none."""
     scores = {}
     for protocol in PROTOCOLS:
-        precisions: list[float] = []
-        at_k: list[list[float]] = []
-        for ranking, query in zip(rankings, truth.gnd, strict=True):
-            positives, junk = positives_and_junk(query, protocol)
-            if len(positives):
-                ranks = ranks_without_junk(ranking, positives, junk)
-                precisions.append(trapezoid_ap(ranks, len(positives)))
-                at_k.append([precision_at(ranks, k) for k in AT])
-        mean = np.mean(at_k, axis=0).tolist() if at_k else [float("nan")] * len(AT)
+        mine = [query[protocol] for query in queries if protocol in query]
         scores[protocol] = ProtocolScores(
-            mean_average_precision=float(np.mean(precisions)) if precisions else float("nan"),
-            precision=dict(zip(AT, mean, strict=True)),
-            queries=len(precisions),
+            mean_average_precision=_mean([query.average_precision for query in mine]),
+            precision={k: _mean([query.precision[k] for query in mine]) for k in AT},
+            queries=len(mine),
         )
     return scores
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def score(rankings: Sequence[Ints], truth: Revisited) -> dict[str, ProtocolScores]:
+    """Score one ranking of image indices per query, best first."""
+    return means([judge(ranking, query) for ranking, query in zip(rankings, truth.gnd, strict=True)])
 
 
 def ranks_without_junk(ranking: Ints, positives: Ints, junk: Ints) -> Ints:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints
@@ -22,6 +23,8 @@ from pipeline.search.engine import SearchIndex, SearchOptions
 CHUNK = 128
 """Queries that are searched at a time where only what they find counts."""
 LEAST_TIMED, MOST_TIMED = 30, 1000
+EPSILON = 1e-9
+"""What sums of shares may be off by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +66,49 @@ def questions(index: SearchIndex, *, k: int = 10, count: int = 1000, seed: int =
     return Questions(k=k, queries=queries, own=own, exact=nearest(index, queries, own, k))
 
 
-def recall_by_depth(
-    index: SearchIndex, asked: Questions, kind: str, effort: int | None, depths: Sequence[int]
-) -> list[float]:
-    """Return the recall@k with each number of candidates re-ranked, (len(depths),), from searches to the deepest.
+def positions(
+    index: SearchIndex, asked: Questions, kind: str, effort: int | None, rerank: int
+) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Return where each exact neighbour is among the candidates for `rerank`, ascending, infinite where it is not.
 
-    No stored vector is read: what is among the exact k best of all is among the k best of any candidates that hold it,
-    so re-ranking finds it if, and only if, it is a candidate.
+    Both are (n,), over all queries: the 0-based position, and the number of the query. No stored vector is read: what
+    is among the exact k best of all is among the k best of any candidates that hold it, so re-ranking finds it if, and
+    only if, it is a candidate. Without re-ranking only the k first others count.
     """
-    wide = SearchOptions(k=max(asked.k + 1, *depths), index=kind, rerank=0, effort=effort)
+    wide = SearchOptions(k=max(asked.k + 1, rerank), index=kind, rerank=0, effort=effort)
     found: list[Ints] = []
     for start in range(0, len(asked.queries), CHUNK):
         found += [places(mine) for mine in index.candidates(asked.queries[start : start + CHUNK], wide)]
-    recalls = []
-    for depth in depths:
-        if depth > asked.k:
-            mine = [row[:depth] for row in found]
-        else:
-            mine = [without(row[: asked.k + 1], own, asked.k) for row, own in zip(found, asked.own, strict=True)]
-        # However many candidates there are, re-ranking puts the exact ones first.
-        shares = [np.isin(exact, row).mean() for row, exact in zip(mine, asked.exact, strict=True)]
-        recalls.append(float(np.mean(shares)))
-    return recalls
+    where: list[npt.NDArray[np.float64]] = []
+    for row, own, exact in zip(found, asked.own.tolist(), asked.exact, strict=True):
+        candidates = row if rerank > asked.k else without(row, own, asked.k)
+        hit, _, place = np.intersect1d(exact, candidates, return_indices=True)
+        where.append(np.concatenate([place, np.full(len(exact) - len(hit), np.inf)]))
+    numbers = np.repeat(np.arange(len(where)), [len(mine) for mine in where])
+    order = np.argsort(np.concatenate(where), kind="stable")
+    return np.concatenate(where)[order], numbers[order].astype(np.int64)
+
+
+def recall(index: SearchIndex, asked: Questions, kind: str, effort: int | None, rerank: int) -> float:
+    """Return the mean recall@k of a setting."""
+    where, numbers = positions(index, asked, kind, effort, rerank)
+    found = np.bincount(numbers[np.isfinite(where)], minlength=len(asked.exact))
+    return float(np.mean(found / [len(exact) for exact in asked.exact]))
+
+
+def least_rerank(
+    index: SearchIndex, asked: Questions, kind: str, effort: int | None, *, target: float, deepest: int
+) -> tuple[int | None, float]:
+    """Return how many candidates must be re-ranked for the target, None if `deepest` are too few; and their recall.
+
+    One search to the deepest tells it of all, for kinds that find the same with any number of results.
+    """
+    where, numbers = positions(index, asked, kind, effort, deepest)
+    worth = np.array([1 / (len(exact) * len(asked.exact)) for exact in asked.exact])
+    reached = np.cumsum(np.isfinite(where) * worth[numbers])
+    enough = np.flatnonzero(reached >= target - EPSILON)
+    needed = int(where[enough[0]]) + 1 if len(enough) else None
+    return needed, float(reached[-1])
 
 
 def recall_of(index: SearchIndex, asked: Questions, options: SearchOptions) -> float:
@@ -100,7 +124,7 @@ def measure(
     index: SearchIndex, asked: Questions, kind: str, effort: int | None, rerank: int, seconds: float = 2.0
 ) -> Point:
     """Measure one setting. seconds: about how long to time single queries, and as long again a batch of them."""
-    (recall,) = recall_by_depth(index, asked, kind, effort, [rerank])
+    found = recall(index, asked, kind, effort, rerank)
     options = SearchOptions(k=asked.k, index=kind, rerank=rerank, effort=effort)
     index.search(asked.queries[:1], options)
     took: list[float] = []
@@ -119,7 +143,7 @@ def measure(
     return Point(
         effort=effort,
         rerank=rerank,
-        recall=recall,
+        recall=found,
         p50=p50,
         p99=p99,
         queries_per_second=len(batch) / (time.perf_counter() - started),

@@ -1,0 +1,122 @@
+"""What is measured of the settings of an index kind while one is looked for; each is measured once. See tuning.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.evaluate.sweep import EPSILON, Point, Questions, least_rerank, measure, recall, resolved
+from pipeline.index import IndexSpec
+from pipeline.search.engine import SearchIndex
+
+FINALISTS, ROUNDS = 3, 2
+"""The fastest are timed again, in turns: a machine that does something else for a moment must not decide."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What is wanted, and what may be tried: efforts and numbers of re-ranked candidates, () for any.
+
+    deepest: most candidates to re-rank where those are free. seconds: see `measure`.
+    """
+
+    target: float = 0.95
+    max_bytes: int = 64
+    efforts: tuple[int, ...] = ()
+    reranks: tuple[int, ...] = ()
+    deepest: int = 1000
+    seconds: float = 2.0
+
+
+class Settings:
+    """What has been measured so far."""
+
+    def __init__(
+        self,
+        index: SearchIndex,
+        asked: Questions,
+        kind: str,
+        goal: Goal,
+        told: Callable[[Point], None] | None,
+    ) -> None:
+        self.index, self.asked, self.kind, self.goal, self.told = index, asked, kind, goal, told
+        self.spec: IndexSpec = resolved(index, kind)
+        self.start: int | None = getattr(self.spec, self.spec.effort) if self.spec.effort else None
+        self.most = int(getattr(self.spec, "nlist", None) or max(1, index.images))
+        self.deepest = 0 if self.spec.exact else min(max(goal.reranks, default=goal.deepest), index.images)
+        self.points: dict[tuple[int | None, int], Point] = {}
+        self.reached: dict[int | None, float] = {}
+        self.needed: dict[int | None, int | None] = {}
+
+    def point(self, effort: int | None, rerank: int) -> Point:
+        """Measure a setting, once."""
+        if (effort, rerank) not in self.points:
+            found = measure(self.index, self.asked, self.kind, effort, rerank, self.goal.seconds)
+            self.points[effort, rerank] = found
+            if self.told is not None:
+                self.told(found)
+        return self.points[effort, rerank]
+
+    def reaches(self, share: float) -> bool:
+        """Whether a recall is that which is wanted."""
+        return share >= self.goal.target - EPSILON
+
+    @property
+    def best(self) -> Point | None:
+        """The fastest of those that reach the target."""
+        return next(iter(self.good), None)
+
+    @property
+    def good(self) -> list[Point]:
+        """Those that are allowed and reach the target, the fastest first."""
+        allowed = self.goal.reranks or range(self.deepest + 1)
+        good = [point for point in self.points.values() if self.reaches(point.recall) and point.rerank in allowed]
+        return sorted(good, key=lambda point: point.p50)
+
+    def decide(self) -> None:
+        """Time the fastest again, in turns, and keep of each the quickest."""
+        for _ in range(ROUNDS):
+            for point in self.good[:FINALISTS]:
+                again = measure(self.index, self.asked, self.kind, point.effort, point.rerank, self.goal.seconds)
+                self.points[point.effort, point.rerank] = min(again, point, key=lambda one: one.p50)
+
+    def attempt(self, effort: int | None) -> Point | None:
+        """Measure an effort alone, and with the fewest candidates re-ranked that reach the target; return the latter.
+
+        None where the target is out of reach, or where the effort alone takes longer than the best so far.
+        """
+        best = self.best
+        plain = self.point(effort, 0)
+        if self.reaches(plain.recall):
+            return plain
+        rerank = self.need(effort)
+        if rerank is None or (best is not None and plain.p50 > best.p50):
+            return None
+        found = self.point(effort, rerank)
+        return found if self.reaches(found.recall) else None
+
+    def need(self, effort: int | None) -> int | None:
+        """Return the fewest candidates to re-rank for the target, None where no number does; nothing is timed."""
+        if effort not in self.needed:
+            least, self.reached[effort] = least_rerank(
+                self.index, self.asked, self.kind, effort, target=self.goal.target, deepest=self.deepest
+            )
+            self.needed[effort] = None if least is None else self._confirmed(effort, least)
+        return self.needed[effort]
+
+    def _confirmed(self, effort: int | None, least: int) -> int | None:
+        """Return the first depth from the least one on that reaches the target when nothing deeper is searched."""
+        steps: Sequence[int] = sorted(self.goal.reranks)
+        if not steps:
+            steps = [min(self.deepest, rounded(least) << more) for more in range(10)]
+        for depth in steps:
+            enough = depth >= least or depth <= self.asked.k
+            if enough and self.reaches(recall(self.index, self.asked, self.kind, effort, depth)):
+                return depth
+        return None
+
+
+def rounded(depth: int) -> int:
+    """Return a depth rounded up to half a step of its second digit: other queries need a little more or less."""
+    unit = max(1, int(10 ** (len(str(depth)) - 1)) // 2)
+    return -(-depth // unit) * unit

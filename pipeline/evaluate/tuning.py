@@ -1,0 +1,107 @@
+"""Which setting to search with: the fastest that reaches a recall within so many bytes per vector, by measuring few.
+
+Efforts are doubled and halved from the recipe's value, then bisected around the best; each is taken with the fewest
+re-ranked candidates that reach the target (see sweep.py). Cheap settings come first, and what is slower than the best
+found so far is not gone into. Where none reaches the target, what limits it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+
+from pipeline.evaluate.limits import SATURATED, limits
+from pipeline.evaluate.settings import Goal, Settings
+from pipeline.evaluate.sweep import Point, Questions
+from pipeline.search.engine import SearchIndex
+
+GRID = 40
+"""Settings up to which a grid that is asked for is measured as a whole."""
+BISECTIONS = 3
+USUAL_RERANK = 100
+"""What a query for ten results re-ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Measured points by effort and depth; the recipe's own setting; the best, or in words why there is none."""
+
+    kind: str
+    points: tuple[Point, ...]
+    usual: Point
+    best: Point | None
+    limits: tuple[str, ...]
+
+
+def tune(
+    index: SearchIndex, asked: Questions, kind: str, goal: Goal, told: Callable[[Point], None] | None = None
+) -> Tuned:
+    """Measure, and choose. told hears of every point when it is measured."""
+    search = Settings(index, asked, kind, goal, told)
+    usual = search.point(search.start, USUAL_RERANK if not search.spec.exact else 0)
+    if goal.efforts or search.start is None:
+        _given(search, goal)
+    else:
+        _double(search)
+        _halve(search)
+        _bisect(search)
+    fits = usual.bytes <= goal.max_bytes
+    if fits:
+        search.decide()
+    best = search.best if fits else None
+    points = tuple(sorted(search.points.values(), key=lambda point: (point.effort or 0, point.rerank)))
+    return Tuned(kind=kind, points=points, usual=usual, best=best, limits=() if best else tuple(limits(search)))
+
+
+def _given(search: Settings, goal: Goal) -> None:
+    efforts: list[int | None] = [*sorted(set(goal.efforts))] or [None]
+    if goal.reranks and len(efforts) * len(goal.reranks) <= GRID:
+        for effort in efforts:
+            for rerank in sorted(set(goal.reranks)):
+                search.point(effort, rerank)
+        return
+    for effort in efforts:
+        search.attempt(effort)
+
+
+def _double(search: Settings) -> None:
+    """From the recipe's effort up: to the target, and on while it gets faster; else until nothing more is found."""
+    effort = search.start or 1
+    while True:
+        before = search.best
+        found = search.attempt(effort)
+        if before is not None and (found is None or found.p50 >= before.p50):
+            return
+        last = search.reached.get(effort // 2)
+        if found is None and last is not None and search.reached[effort] - last < SATURATED:
+            return
+        if effort >= search.most:
+            return
+        effort = min(2 * effort, search.most)
+
+
+def _halve(search: Settings) -> None:
+    effort = search.start or 1
+    while effort > 1:
+        before = search.best
+        effort = effort // 2
+        found = search.attempt(effort)
+        if found is None or (before is not None and found.p50 >= before.p50):
+            return
+
+
+def _bisect(search: Settings) -> None:
+    """Between the best effort and its neighbours, by the geometric mean."""
+    for _ in range(BISECTIONS):
+        best = search.best
+        if best is None or best.effort is None:
+            return
+        tried = sorted({effort for effort, _ in search.points if effort is not None})
+        place = tried.index(best.effort)
+        around = [tried[i] for i in (place - 1, place + 1) if 0 <= i < len(tried)]
+        between = {isqrt(best.effort * other) for other in around} - set(tried)
+        for effort in sorted(between):
+            search.attempt(effort)
+        if search.best == best and not between:
+            return
