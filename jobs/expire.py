@@ -11,7 +11,7 @@ from jobs._main import run_module
 from jobs.progress import Reporter
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.leases import SWEEP, Lease, LeaseTimes, hold, read_leases
+from pipeline.publish.leases import SERVE, SWEEP, Lease, LeaseTimes, hold, read_leases
 from pipeline.stages.expire import Retention, Sweep, plan_sweep, sweep_away
 
 
@@ -31,7 +31,7 @@ def expire(options: ExpireOptions, reporter: Reporter) -> dict[str, Any]:
     catalog.require_head()
     if options.dry_run:
         sweep = plan_sweep(catalog, options.retention, now=time.time())
-        at_work = [f"{x.operation} by writer {x.writer}" for x, _ in read_leases(catalog.store)]
+        at_work = [f"{x.operation} by writer {x.writer}" for x, _ in read_leases(catalog.store) if x.operation != SERVE]
         return {**_told(sweep), "dry_run": True, "busy": at_work, "objects": [entry.path for entry in sweep.objects]}
     lease = Lease(writer=uuid.uuid4().hex[:12], operation=SWEEP)
     with hold(catalog.store, lease, options.lease) as held:

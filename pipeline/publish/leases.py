@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,8 @@ from pipeline.core.types import Record
 
 FOLDER = "leases"
 SWEEP = "expire"
+SERVE = "serve"
+"""Reads the versions that its lease names and publishes nothing: a sweep keeps those, and need not give way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,13 @@ class Held:
     def fresh(self) -> bool:
         """Whether nobody can hold this lease for dead yet."""
         return time.monotonic() - self._last < max(self.times.watch, 2 * self.times.beat) / 2
+
+    def pin(self, versions: Iterable[int]) -> None:
+        """Name the snapshots in use, in place of those named before."""
+        wanted = tuple(sorted(set(versions)))
+        with self._lock:
+            self.lease = self.lease.model_copy(update={"versions": wanted})
+        self.put()
 
     def check(self) -> None:
         """Renew; a SightlineError when this process slept so long that others have taken the lease for dead."""

@@ -14,7 +14,7 @@ from pipeline.core.types import DescriptorBatch, Floats, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.search.merge import Candidates, ranked
-from pipeline.table import DescriptorReader
+from pipeline.table import DescriptorReader, ImageRow
 
 _OPEN_FILES = 256
 
@@ -59,6 +59,18 @@ class StoredDescriptors:
                 mine = np.flatnonzero(file == number)
                 out[mine] = self._reader(int(number)).take_vectors(row[mine])
         return out
+
+    def image(self, file: int, row: int) -> ImageRow:
+        """Return what is known of an image beside its descriptor."""
+        with self._lock:
+            columns = list(ImageRow.__dataclass_fields__)
+            (values,) = self._reader(file).take(np.array([row]), columns).to_pylist()
+        return ImageRow(**values)
+
+    def keys(self, number: int) -> list[str]:
+        """Return the keys of a descriptor file, in the order of its images."""
+        with self._lock:
+            return self._reader(number).keys()
 
     def local(self, file: int, row: int) -> tuple[DescriptorBatch, tuple[int, int]]:
         """Return the local descriptors of an image, and its width and height."""

@@ -5,6 +5,7 @@ Opens what the snapshot names, verified; publishes nothing. Queries are vectors 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.expand import expand
+from pipeline.search.keys import Keys
 from pipeline.search.merge import Candidates, joined
 from pipeline.search.parts import LocalParts, PartQuery, Parts
 
@@ -83,6 +85,7 @@ class SearchIndex:
         self.images = snapshot.summary.images
         self.stored = StoredDescriptors(catalog, lists.descriptors, path)
         self.dim = self.stored.dim
+        self._keys = Keys(catalog, snapshot.listing, lists, self._dead, self.stored)
         self._parts: Parts = LocalParts(catalog, snapshot, lists, path) if parts is None else parts
 
     @classmethod
@@ -158,6 +161,16 @@ class SearchIndex:
             rows.append(mine)
         file = np.concatenate(files)
         return Candidates(score=np.zeros(len(file), np.float32), file=file, row=np.concatenate(rows))
+
+    def place(self, key: str) -> tuple[int, int] | None:
+        """Return descriptor file and row of a live image; None when there is none of that key."""
+        return self._keys.place(key, Path(self._folder.name))
+
+    def warm(self, kinds: Sequence[str] | None = None) -> None:
+        """Open the index shards of some kinds, or of all, which the first query of each would have to wait for."""
+        for kind in self.kinds if kinds is None else kinds:
+            nowhere = np.zeros((1, self.dim), np.float32)
+            self._parts.search(self.spec(kind), PartQuery(queries=nowhere, depth=1))
 
     def hits(self, found: Candidates) -> list[Hit]:
         """Return candidates with their names."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import NotFoundError, ShardError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import Store, open_store, split_location
-from pipeline.core.types import Entry, Image, Shard
+from pipeline.core.types import Entry
+from pipeline.sources import MAX_IMAGE_BYTES
 
 
 class Originals:
@@ -17,24 +19,28 @@ class Originals:
         self._spec, self._location = spec, location
         self._source = spec.open(location)
 
-    def read(self, key: str, uri: str) -> bytes:
-        """Return the bytes of an image by its key and URI; UserError when it is no longer there.
+    def read(self, key: str, uri: str, sha256: str = "") -> bytes:
+        """Return the bytes of an image by its key and URI; UserError when it is no longer there, or not what it was.
 
-        Of an image inside a tar or Parquet shard the shard is read up to it.
+        sha256: of the bytes that were indexed, where that is known.
         """
         file, _, _ = uri.partition("#")
         store, path = self._place(key, file)
         try:
             found = store.stat(path)
-        except SightlineError:
-            raise UserError(uri, "is no longer there", "index the source anew") from None
-        # A packed file's path, as its source counts paths, is its key.
-        entry = Entry(path=key if self._spec.packs else path, size=found.size, etag=found.etag)
-        shard = Shard(id="", uri=file, bytes=found.size, etag=found.etag, entries=(entry,))
-        for item in self._source.images(shard):
-            if item.key == key and isinstance(item, Image):
-                return item.data
-        raise UserError(uri, "is no longer there", "index the source anew")
+            if self._spec.packs:
+                if found.size > MAX_IMAGE_BYTES:
+                    raise UserError(uri, "is too large for an image now", "index the source anew")
+                return store.read(path)
+            # Of a source that is one container, `path` is its name in its folder, as its keys begin.
+            data: bytes | None = self._source.pick(Entry(path=path, size=found.size, etag=found.etag), key, uri)
+        except (NotFoundError, ShardError):
+            data = None
+        if data is None:
+            raise UserError(uri, "is no longer there", "index the source anew")
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(uri, "has changed since it was indexed", "index the source anew")
+        return data
 
     def _place(self, key: str, file: str) -> tuple[Store, str]:
         """Return the store and the path of the file that an image is, or lies in."""

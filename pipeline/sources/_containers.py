@@ -10,7 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
-from pipeline.core.types import Entry
+from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 
 S = TypeVar("S", bound=SourceSpec)
@@ -63,3 +63,15 @@ class ContainerSource(Generic[S]):
     def listing(self) -> Iterator[Entry]:
         """Yield the containers."""
         return self._containers.listing()
+
+    def pick(self, entry: Entry, key: str, uri: str) -> bytes | None:
+        """Return the encoded bytes of one image of a container; None when it is not there. Kinds know quicker ways."""
+        shard = Shard(id="", uri=uri.partition("#")[0], bytes=entry.size, etag=entry.etag, entries=(entry,))
+        for item in self.images(shard):
+            if item.key == key and isinstance(item, Image):
+                return item.data
+        return None
+
+    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """See pipeline.sources.Source."""
+        raise NotImplementedError

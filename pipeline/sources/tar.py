@@ -13,17 +13,22 @@ from typing import BinaryIO, ClassVar
 
 from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
-from pipeline.sources import MAX_IMAGE_BYTES, SourceSpec
+from pipeline.sources import MAX_IMAGE_BYTES, CarryingSpec
 from pipeline.sources._containers import Containers, ContainerSource
 from pipeline.sources._files import label, too_large
+from pipeline.sources._groups import SIDE_BYTES, SIDES, Side, grouped, split
+from pipeline.sources._members import Members
 
 SUFFIX = ".tar"
 _BLOCK = 512
 _BUFFER = 1 << 16
 
 
-class Spec(SourceSpec):
-    """Every .tar beneath a folder, or one .tar; the key is "<tar path>/<member name>"."""
+class Spec(CarryingSpec):
+    """Every .tar beneath a folder, or one .tar; the key is "<tar path>/<member name>".
+
+    Metadata comes from the side members x.json (its fields), x.txt and x.cls (fields of these names) of an image x.jpg.
+    """
 
     packs: ClassVar[bool] = False
 
@@ -35,6 +40,10 @@ class Spec(SourceSpec):
 class TarSource(ContainerSource[Spec]):
     """See pipeline.sources.Source. Members that do not match are passed over, and not counted."""
 
+    def __init__(self, spec: Spec, containers: Containers) -> None:
+        super().__init__(spec, containers)
+        self._picked = Members(containers.store)
+
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""
         (entry,) = shard.entries
@@ -43,9 +52,14 @@ class TarSource(ContainerSource[Spec]):
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         with raw:
-            yield from self._members(_Counted(raw), entry)
+            yield from grouped(self._members(_Counted(raw), entry), self._spec.columns)
 
-    def _members(self, stream: _Counted, entry: Entry) -> Iterator[Image | Reject]:
+    def pick(self, entry: Entry, key: str, uri: str) -> bytes | None:  # noqa: ARG002 - the key says it all
+        """Return one member, without reading those before it."""
+        return self._picked.read(entry, key.removeprefix(f"{entry.path}/"))
+
+    def _members(self, stream: _Counted, entry: Entry) -> Iterator[tuple[str, Image | Reject | Side]]:
+        """Yield what is wanted with the names of the members; side members only where metadata is."""
         uri = self._containers.uri(entry)
         try:
             archive = tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER)  # noqa: SIM115 - it owns nothing
@@ -53,9 +67,10 @@ class TarSource(ContainerSource[Spec]):
                 # A header may promise more than there is: without this check tarfile would read on for ever.
                 if archive.offset > entry.size or archive.fileobj is None:
                     raise ShardError(f"truncated: member {label(member.name)!r} reaches beyond the end")
-                item = self._item(archive, member, f"{entry.path}/{label(member.name)}", uri)
+                name = label(member.name)
+                item = self._side(archive, member, name) or self._item(archive, member, f"{entry.path}/{name}", uri)
                 if item is not None:
-                    yield item
+                    yield name, item
                 # tarfile keeps every member it has seen; a shard may have a million.
                 archive.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -76,6 +91,17 @@ class TarSource(ContainerSource[Spec]):
         if len(data) != member.size:
             raise ShardError(f"truncated: member {label(member.name)!r} ends early")
         return Image(key=key, uri=where, data=data)
+
+    def _side(self, archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> Side | None:
+        _, suffix = split(name)
+        if not self._spec.metadata or suffix not in SIDES or not member.isreg() or member.issparse():
+            return None
+        file = archive.extractfile(member)
+        assert file is not None, "a regular member has content"
+        data = file.read(SIDE_BYTES)
+        if len(data) != min(member.size, SIDE_BYTES):
+            raise ShardError(f"truncated: member {name!r} ends early")
+        return Side(suffix=suffix, data=data, whole=len(data) == member.size)
 
 
 class _Counted(io.RawIOBase):

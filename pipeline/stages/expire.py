@@ -19,7 +19,7 @@ from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorFile, Entry, IndexShard
 from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.leases import SWEEP, Held, live_leases
+from pipeline.publish.leases import SERVE, SWEEP, Held, live_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 
@@ -70,7 +70,8 @@ def plan_sweep(catalog: Catalog, retention: Retention, *, now: float, held: Held
         leased = {version for lease in others for version in lease.versions} | set(marks.tags(store).values())
         for version in leased & set(given_up):
             marks.unmark_expired(store, version)
-        busy = tuple(sorted(f"{lease.operation} by writer {lease.writer}" for lease in others))
+        working = (lease for lease in others if lease.operation != SERVE)
+        busy = tuple(sorted(f"{lease.operation} by writer {lease.writer}" for lease in working))
         # A commit since the first look belongs to a lease that was read, or is found now.
         kept, given_up = _versions(catalog, retention, now)
     kept, given_up = kept | (leased & given_up), given_up - leased
@@ -85,7 +86,7 @@ def sweep_away(store: Store, sweep: Sweep, held: Held) -> Iterator[Entry]:
     for number, entry in enumerate(sweep.objects):
         if number % 256 == 0 or not held.fresh:
             others = [lease.operation for lease in live_leases(store, now=held.put(), times=held.times)]
-            if any(operation != SWEEP for operation in others):
+            if any(operation not in (SWEEP, SERVE) for operation in others):
                 return
         if not held.fresh:
             raise SightlineError("the sweep was held up and stopped; nothing in use was deleted, run it again")

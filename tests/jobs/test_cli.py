@@ -68,7 +68,7 @@ def test_the_commands_tell_one_story(sightline, source: Path, tmp_path: Path) ->
     (result,) = found["results"]
     assert result["query"].endswith("0002.jpg")
     assert result["hits"][0]["key"] == "0002.jpg"
-    assert set(result["hits"][0]) == {"key", "score", "uri"}
+    assert set(result["hits"][0]) == {"key", "score", "uri", "width", "height"}
     assert len(result["hits"]) == 3
     assert sightline("verify", root, "--json").json["ok"] is True
 
