@@ -58,6 +58,10 @@ def index(
         str | None, typer.Option(help="tar, folder, filelist, parquet, arrow, npy or kapture. [default: detected]")
     ] = None,
     match: Annotated[str | None, typer.Option(help="Glob on keys. [default: the image suffixes]")] = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option(help="Columns, or fields of .json beside images, to carry: license:string,year:int64. [none]"),
+    ] = None,
     list_root: Annotated[str | None, typer.Option(help="Folder that the paths of a file list are relative to.")] = None,
     runner: Annotated[
         RunnerKind, typer.Option(help="inline: this process; ray: workers on a Ray cluster.")
@@ -116,6 +120,7 @@ def index(
             indexes=tuple(part.strip() for part in indexes.split(",") if part.strip()) if indexes is not None else None,
             source_kind=source_kind,
             match=match,
+            metadata=metadata,
             source_fields={"root": list_root} if list_root is not None else {},
         ),
         runner=RunnerOptions(kind=runner.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker),

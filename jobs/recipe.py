@@ -17,12 +17,14 @@ from pydantic import ValidationError
 from jobs.weights import Weights, checkpoint_at, local_copy, named_weights
 from pipeline.checkpoints import Checkpoint, read_whitening_file
 from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.metadata import parsed
 from pipeline.core.names import public_url
 from pipeline.core.specs import explain, kinds, spec_class
 from pipeline.core.storage import split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.features.backbones import pixel_statistics
 from pipeline.publish.recipe import Recipe
+from pipeline.sources import CarryingSpec
 from pipeline.whiten import Whitening, from_components
 
 SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
@@ -54,6 +56,7 @@ class RecipeOptions:
     indexes: tuple[str, ...] | None = None
     source_kind: str | None = None
     match: str | None = None
+    metadata: str | None = None
     source_fields: dict[str, str] = field(default_factory=dict)
 
 
@@ -131,9 +134,15 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 
 def _source(options: RecipeOptions, base: dict[str, Any], kind: str) -> dict[str, Any]:
-    body = dict(base) if base.get("kind") == kind else {"kind": kind}
+    body: dict[str, Any] = {"kind": kind}
+    if base.get("kind", kind) == kind:
+        body.update(base)
     if options.match is not None:
         body["match"] = options.match
+    if options.metadata is not None:
+        body["metadata"] = parsed(options.metadata)
+    if body.get("metadata") and not issubclass(spec_class("pipeline.sources", kind), CarryingSpec):
+        raise UserError("metadata", f"is not carried by {kind} sources", "tar, parquet and arrow ones do")
     return {**body, **options.source_fields}
 
 

@@ -3,14 +3,14 @@
 Columns: key, uri, width, height, sha256 (hex, of the encoded image), descriptor as FixedSizeList<float16|float32> (or
 the packed signs, as FixedSizeBinary). A file of local descriptors has several rows per image, side by side, with
 image_row, box, scale and score. A global descriptor that was made of local ones may keep them beside it, as lists:
-local (float16 bytes), local_boxes, local_scales, local_scores. The footer carries format, recipe fingerprint, dim and
-dtype. Locations and digests are not decided here.
+local (float16 bytes), local_boxes, local_scales, local_scores. Metadata follows, nullable, by its own names. The footer
+carries format, recipe fingerprint, dim, dtype and the kinds of metadata. Locations and digests are not decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core import columns as arrow
 from pipeline.core.errors import IntegrityError
+from pipeline.core.metadata import Kind, Value
 from pipeline.core.types import DescriptorBatch, DType, Floats, Ints
 
 FORMAT = "sightline-descriptors-1"
@@ -38,44 +40,36 @@ class ImageRow:
     width: int
     height: int
     sha256: str
+    metadata: Mapping[str, Value] = field(default_factory=dict)
 
 
-def schema(dim: int, dtype: DType, recipe: str, *, local: bool = False, kept: int = 0) -> pa.Schema:
+IMAGE = {"key": pa.string(), "uri": pa.string(), "width": pa.int32(), "height": pa.int32(), "sha256": pa.string()}
+"""Columns that every file begins with."""
+
+
+def schema(
+    dim: int, dtype: DType, recipe: str, *, local: bool = False, kept: int = 0, metadata: Mapping[str, Kind] | None
+) -> pa.Schema:
     """Return the Arrow schema of descriptors of length `dim`; kept: length of the local ones beside, if any."""
-    fields = [
-        _required("key", pa.string()),
-        _required("uri", pa.string()),
-        _required("width", pa.int32()),
-        _required("height", pa.int32()),
-        _required("sha256", pa.string()),
-    ]
+    fields = [arrow.required(name, kind) for name, kind in IMAGE.items()]
     if local:
-        fields += [_required("image_row", pa.int32()), _required("box", _fixed(pa.float32(), 4))]
-        fields += [_required("scale", pa.float32()), _required("score", pa.float32())]
-    if dtype == "binary":
-        fields.append(_required("descriptor", pa.binary(-(-dim // 8))))
-    else:
-        value = pa.float16() if dtype == "float16" else pa.float32()
-        fields.append(_required("descriptor", _fixed(value, dim)))
+        fields += [arrow.required("image_row", pa.int32()), arrow.required("box", arrow.fixed(pa.float32(), 4))]
+        fields += [arrow.required("scale", pa.float32()), arrow.required("score", pa.float32())]
+    fields.append(arrow.required("descriptor", arrow.vector_type(dim, dtype)))
     if kept:
-        fields.append(_required("local", pa.binary()))
+        fields.append(arrow.required("local", pa.binary()))
         floats = pa.list_(pa.field("element", pa.float32(), nullable=False))
-        fields += [_required(name, floats) for name in ("local_boxes", "local_scales", "local_scores")]
+        fields += [arrow.required(name, floats) for name in ("local_boxes", "local_scales", "local_scores")]
+    fields += [pa.field(name, arrow.METADATA[kind]) for name, kind in (metadata or {}).items()]
     footer = {
         "sightline.format": FORMAT,
         "sightline.recipe": recipe,
         "sightline.dim": str(dim),
         "sightline.dtype": dtype,
+        **({"sightline.local_dim": str(kept)} if kept else {}),
+        **arrow.footer_of(metadata or {}),
     }
-    return pa.schema(fields, metadata={**footer, "sightline.local_dim": str(kept)} if kept else footer)
-
-
-def _required(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
-
-
-def _fixed(value: pa.DataType, length: int) -> pa.DataType:
-    return pa.list_(pa.field("element", value, nullable=False), length)
+    return pa.schema(fields, metadata=footer)
 
 
 def write_descriptors(
@@ -85,8 +79,9 @@ def write_descriptors(
     *,
     dtype: DType,
     recipe: str,
+    metadata: Mapping[str, Kind] | None = None,
 ) -> None:
-    """Write a descriptor file: the rows of each image, vectors (n, d) stored as `dtype`.
+    """Write a descriptor file: the rows of each image, vectors (n, d) stored as `dtype`; metadata: its columns.
 
     The bytes depend on the arguments and the pyarrow version only.
     """
@@ -94,33 +89,23 @@ def write_descriptors(
     assert batch.is_local or len(batch.vectors) == len(images), "one global descriptor per image"
     local = batch.local
     local_dim = local.vectors.shape[1] if local is not None else 0
-    target = schema(dim, dtype, recipe, local=batch.is_local, kept=local_dim)
-    names = [[getattr(image, name) for image in images] for name in ("key", "uri", "width", "height", "sha256")]
-    columns: list[Any] = [pa.array(values, target.field(place).type) for place, values in enumerate(names)]
+    target = schema(dim, dtype, recipe, local=batch.is_local, kept=local_dim, metadata=metadata)
+    columns: list[Any] = [pa.array([getattr(image, name) for image in images], kind) for name, kind in IMAGE.items()]
+    told = [image.metadata for image in images]
+    more = [arrow.metadata_array(told, name, kind) for name, kind in (metadata or {}).items()]
     if batch.is_local:
         places = pa.array(batch.image_row)
-        columns = [column.take(places) for column in columns]
-        columns += [places.cast(pa.int32()), _lists(batch.boxes, target.field("box").type)]
+        columns, more = [column.take(places) for column in columns], [column.take(places) for column in more]
+        columns += [places.cast(pa.int32()), arrow.lists(batch.boxes, target.field("box").type)]
         columns += [pa.array(batch.scales, pa.float32()), pa.array(batch.scores, pa.float32())]
-    columns.append(_encoded(batch.vectors, dtype, target.field("descriptor").type))
+    columns.append(arrow.encoded(batch.vectors, dtype, target.field("descriptor").type))
     if local is not None:
         kept = [local.of(image) for image in range(len(images))]
         columns.append(pa.array([image.vectors.astype(np.float16).tobytes() for image in kept], pa.binary()))
         for name in ("boxes", "scales", "scores"):
             values = [np.asarray(getattr(image, name), np.float32).reshape(-1) for image in kept]
             columns.append(pa.array(values, target.field(f"local_{name}").type))
-    write_table(pa.Table.from_arrays(columns, schema=target), path)
-
-
-def _lists(values: Any, kind: pa.DataType) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), type=kind)
-
-
-def _encoded(vectors: Floats, dtype: DType, kind: pa.DataType) -> pa.Array:
-    if dtype != "binary":
-        return _lists(vectors.astype(np.float16 if dtype == "float16" else np.float32), kind)
-    codes = np.packbits(vectors >= 0, axis=1, bitorder="little")
-    return pa.FixedSizeBinaryArray.from_buffers(kind, len(codes), [None, pa.py_buffer(codes.tobytes())])
+    write_table(pa.Table.from_arrays([*columns, *more], schema=target), path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -133,7 +118,7 @@ def write_table(table: pa.Table, path: Path) -> None:
         row_group_size=KEPT_ROW_GROUP if "local" in table.column_names else ROW_GROUP,
         compression={name: "NONE" if name in noise else "ZSTD" for name in _leaves(table.schema)},
         use_dictionary=False,
-        write_statistics=["key"],
+        write_statistics=["key", *arrow.metadata_of(table.schema)],
     )
 
 
@@ -163,6 +148,7 @@ class DescriptorReader:
         self.local_dim = int(footer.get(b"sightline.local_dim", b"0"))
         self.rows = int(self._file.metadata.num_rows)
         self.is_local = "image_row" in self._file.schema_arrow.names
+        self.metadata = arrow.metadata_of(self._file.schema_arrow)
 
     @cached_property
     def _starts(self) -> Ints:
@@ -224,16 +210,21 @@ class DescriptorReader:
 
     def keys(self) -> list[str]:
         """Return the keys of the images in order."""
-        column = self._file.read(columns=["key"]).column(0)
-        keys: list[str] = (column.take(pa.array(self._starts[:-1])) if self.is_local else column).to_pylist()
+        keys: list[str] = self.columns(["key"]).column(0).to_pylist()
         return keys
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of the images, in order, without reading the others."""
+        table = self._file.read(columns=list(names))
+        return table.take(pa.array(self._starts[:-1])) if self.is_local else table
 
     def images(self) -> list[ImageRow]:
         """Return what is known of the images beside descriptors, in order."""
-        table = self._file.read(columns=["key", "uri", "width", "height", "sha256"])
-        if self.is_local:
-            table = table.take(pa.array(self._starts[:-1]))
-        return [ImageRow(**row) for row in table.to_pylist()]
+        rows = self.columns([*IMAGE, *self.metadata]).to_pylist()
+        return [
+            ImageRow(**{name: row[name] for name in IMAGE}, metadata={name: row[name] for name in self.metadata})
+            for row in rows
+        ]
 
     def rows_of(self, images: Ints) -> Ints:
         """Return the rows of some images, sorted."""
@@ -278,11 +269,4 @@ class DescriptorReader:
         )
 
     def _matrix(self, column: Any) -> Floats:
-        if self.dtype == "binary":
-            width = -(-self.dim // 8)
-            codes = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :][: len(column) * width]
-            bits = np.unpackbits(codes.reshape(-1, width), axis=1, count=self.dim, bitorder="little")
-            signs: Floats = (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(self.dim))
-            return signs
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(values, dtype=np.float32).reshape(-1, self.dim)
+        return arrow.decoded(column, self.dim, self.dtype)

@@ -85,6 +85,11 @@ def fingerprints() -> dict[str, str]:
     found["recipe, encoded"] = encoded.fingerprint
     fitted = EncodeSpec(method="vlad", artifact=weights)
     found["recipe, encoded and fitted"] = encoded.model_copy(update={"encode": fitted}).fingerprint
+    for kind in ("tar", "parquet", "arrow"):
+        told = spec_class("pipeline.sources", kind)(metadata={"license": "string", "year": "int64:taken.year"})
+        found[f"pipeline.sources.{kind}, metadata"] = told.fingerprint
+        if kind == "tar":
+            found["recipe, metadata"] = recipe.model_copy(update={"source": told}).descriptor_id
     found["recipe, declared"] = recipe.fingerprint
     found["recipe, fitted"] = recipe.model_copy(update={"whiten": whitened}).fingerprint
     found["recipe, descriptors"] = recipe.descriptor_id

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.core.errors import IntegrityError
+from pipeline.core.metadata import Kind, Value
 from pipeline.core.types import DescriptorBatch, DType, Reject
 from pipeline.rejects import read_rejects, write_rejects
 from pipeline.table import DescriptorReader, ImageRow, write_descriptors
@@ -64,6 +67,52 @@ def test_pandas_and_duckdb_read_it_as_it_is(tmp_path: Path) -> None:
     found = duckdb.sql(f"select key, descriptor[1] from '{path}' where width = 4 order by key limit 1").fetchall()[0]
     assert found[0] == "a/0.jpg"
     assert found[1] == pytest.approx(float(x[0, 0]))
+
+
+METADATA: dict[str, Kind] = {
+    "license": "string",
+    "open": "bool",
+    "rating": "float64",
+    "taken": "timestamp",
+    "year": "int64",
+}
+TOLD: list[dict[str, Value]] = [
+    {"license": "cc0", "open": True, "rating": 0.5, "taken": datetime(2016, 5, 4, 12), "year": 2016},
+    {"license": None, "open": None, "rating": None, "taken": None, "year": None},
+    {"license": "", "open": False, "rating": -1.0, "taken": datetime(1, 1, 1), "year": -(1 << 63)},
+]
+
+
+def told(n: int) -> list[ImageRow]:
+    return [replace(row, metadata=TOLD[place % 3]) for place, row in enumerate(rows(n))]
+
+
+@pytest.mark.parametrize("counts", [None, [3, 1, 1500, 7]], ids=["global", "local"])
+def test_metadata_lies_in_columns_of_its_own(tmp_path: Path, counts: list[int] | None) -> None:
+    path = tmp_path / "d.parquet"
+    batch = DescriptorBatch.of_images(vectors(4)) if counts is None else local(counts)
+    write_descriptors(path, told(4), batch, dtype="float16", recipe="abc", metadata=METADATA)
+    reader = DescriptorReader(path)
+    assert reader.metadata == METADATA
+    assert reader.images() == told(4)
+    assert reader.columns(["year", "key"]).to_pylist()[3] == {"year": 2016, "key": "a/3.jpg"}
+    assert reader.take(np.array([2, 0]), ["year"])["year"].to_pylist() == [-(1 << 63), 2016]
+    frame = pd.read_parquet(path)
+    held = {"cc0": 2, "": 1} if counts is None else {"cc0": 10, "": 1500}
+    assert frame["license"].value_counts().to_dict() == held
+    assert frame["license"].isna().sum() == 1
+    found = duckdb.sql(f"select distinct key from '{path}' where year > 2000 and open and taken > '2016-01-01'")
+    assert sorted(found.fetchall()) == [("a/0.jpg",), ("a/3.jpg",)]
+
+
+def test_a_file_without_metadata_says_nothing_of_it(tmp_path: Path) -> None:
+    batch = DescriptorBatch.of_images(vectors(3))
+    write_descriptors(tmp_path / "a", told(3), batch, dtype="float16", recipe="abc")
+    write_descriptors(tmp_path / "b", rows(3), batch, dtype="float16", recipe="abc", metadata={})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    reader = DescriptorReader(tmp_path / "a")
+    assert (reader.metadata, reader.images()) == ({}, rows(3))
+    assert reader.whole().column_names == ["key", "uri", "width", "height", "sha256", "descriptor"]
 
 
 def test_something_else_is_refused(tmp_path: Path) -> None:

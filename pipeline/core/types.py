@@ -6,13 +6,15 @@ pipeline/publish, beside the functions that make them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+
+from pipeline.core.metadata import Value
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -52,11 +54,12 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Encoded bytes of one image and the names it goes by; lives inside a worker only."""
+    """Encoded bytes of one image and the names it goes by; lives inside a worker only. metadata: by column, or none."""
 
     key: str
     uri: str
     data: bytes = field(repr=False)
+    metadata: Mapping[str, Value] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
+from pydantic import AfterValidator, Field
+
+from pipeline.core.metadata import Column, Kind, checked, columns
 from pipeline.core.specs import Spec
 from pipeline.core.types import Entry, Image, Reject, Shard
 
@@ -51,8 +54,32 @@ class SourceSpec(Spec):
         """Open SOURCE; a UserError when it is not there or not of this kind."""
         raise NotImplementedError
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Metadata that images come with, sorted by name; kinds that carry none have none."""
+        return ()
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The same by name."""
+        return {column.name: column.kind for column in self.columns}
+
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""
         if self.match:
             return fnmatch.fnmatchcase(key, self.match)
         return key.lower().endswith(IMAGE_SUFFIXES)
+
+
+class CarryingSpec(SourceSpec):
+    """A source that carries metadata: {"license": "string", "year": "int64:taken.year"}, see pipeline.core.metadata.
+
+    A value that cannot be of its type is null, and counted (`null_<name>` in the statistics of a run).
+    """
+
+    metadata: Annotated[dict[str, str], AfterValidator(checked)] = Field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What is declared."""
+        return columns(self.metadata)

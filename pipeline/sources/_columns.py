@@ -1,17 +1,19 @@
-"""Columns of encoded images, or of vectors, in Arrow tables: finding them, and turning their rows into items.
+"""Columns of encoded images, or of vectors, and of metadata in Arrow tables: finding them, and turning rows into items.
 
 Plain Arrow storage only: extension types are read as what they store, never interpreted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.errors import ShardError
+from pipeline.core.metadata import Column, Value, cast_value
 from pipeline.core.types import Image, Reject
 from pipeline.sources import MAX_IMAGE_BYTES
 from pipeline.sources._files import too_large
@@ -28,16 +30,30 @@ def columns_of(schema: pa.Schema, image: str, key: str) -> tuple[str, ...]:
     return (column, key) if key else (column,)
 
 
+def metadata_columns(schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
+    """Return the columns, or fields of structs, to read for metadata; ShardError lists what there is without some."""
+    missing = [column.path for column in columns if not _is_there(schema, column.path)]
+    if missing:
+        raise ShardError(f"has no column {', '.join(map(repr, missing))} of metadata, only {', '.join(schema.names)}")
+    return [column.path for column in columns]
+
+
 def items_of(
-    batch: pa.RecordBatch, columns: tuple[str, ...], start: int, path: str, uri: str
+    batch: pa.RecordBatch,
+    columns: tuple[str, ...],
+    start: int,
+    path: str,
+    uri: str,
+    metadata: Sequence[Column] = (),
 ) -> Iterator[Image | Reject]:
     """Yield the rows of a batch, the first of which is row `start` of its file."""
     values = _storage(batch.column(batch.schema.get_field_index(columns[0])))
     names = [None] * batch.num_rows
     if len(columns) > 1:
         names = batch.column(batch.schema.get_field_index(columns[1])).to_pylist()
-    for number, (value, name) in enumerate(zip(values, names, strict=True), start=start):
-        yield _item(_plain_value(value), name, number, path, uri)
+    told = _metadata(batch, metadata)
+    for number, (value, name, known) in enumerate(zip(values, names, told, strict=True), start=start):
+        yield _item(_plain_value(value), name, number, path, uri, known)
 
 
 def _storage(column: pa.Array) -> pa.Array:
@@ -51,7 +67,7 @@ def _plain_value(value: pa.Scalar) -> Any:
     return value.as_py()
 
 
-def _item(value: Any, name: Any, number: int, path: str, uri: str) -> Image | Reject:
+def _item(value: Any, name: Any, number: int, path: str, uri: str, metadata: Mapping[str, Value]) -> Image | Reject:
     data, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     key = f"{path}/{name if name is not None else inner or f'{number:09d}'}"
     where = f"{uri}#row={number}"
@@ -60,7 +76,57 @@ def _item(value: Any, name: Any, number: int, path: str, uri: str) -> Image | Re
         return Reject(key=key, uri=where, reason=reason, bytes=0)
     if len(data) > MAX_IMAGE_BYTES:
         return Reject(key=key, uri=where, reason=too_large(len(data)), bytes=len(data))
-    return Image(key=key, uri=where, data=data)
+    return Image(key=key, uri=where, data=data, metadata=metadata)
+
+
+def _is_there(schema: pa.Schema, path: str) -> bool:
+    """Tell whether there is one column of that name, or of the name before a dot and fields of a struct after it."""
+    if path in schema.names:
+        return int(schema.get_field_index(path)) >= 0
+    first, _, rest = path.partition(".")
+    place = schema.get_field_index(first)
+    if not rest or place < 0 or not pa.types.is_struct(_plain(schema.field(place))):
+        return False
+    return _is_there(pa.schema(list(_plain(schema.field(place)))), rest)
+
+
+def _metadata(batch: pa.RecordBatch, columns: Sequence[Column]) -> list[dict[str, Value]]:
+    """Return the metadata of each row."""
+    rows: list[dict[str, Value]] = [{} for _ in range(batch.num_rows)]
+    for column in columns:
+        for row, value in zip(rows, _simple(_column(batch, column.path)), strict=True):
+            row[column.name] = cast_value(_plain_scalar(value), column.kind)
+    return rows
+
+
+def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
+    if path in batch.schema.names:
+        return _storage(batch.column(batch.schema.get_field_index(path)))
+    first, _, rest = path.partition(".")
+    inner = _storage(batch.column(batch.schema.get_field_index(first)))
+    # A null struct has null fields, which `field` does not say.
+    names = [field.name for field in inner.type]
+    fields = [pc.struct_field(inner, place) for place in range(len(names))]
+    return _column(pa.RecordBatch.from_arrays(fields, names=names), rest)
+
+
+def _simple(values: pa.Array) -> pa.Array:
+    """Return values as Python has them without pandas: no dictionaries, times to the microsecond in UTC."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_timestamp(values.type):
+        zone = values.type.tz
+        values = pc.cast(values, pa.timestamp("us", zone), safe=False)
+        return values.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")) if zone else values
+    return pc.cast(values, pa.float32()) if pa.types.is_float16(values.type) else values
+
+
+def _plain_scalar(value: pa.Scalar) -> Any:
+    """Return a value of Arrow's as one of Python's; None where Python has none, as for a year beyond 9999."""
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return None
 
 
 def image_column(schema: pa.Schema, wanted: str) -> str:

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Image, Reject, Shard
-from pipeline.sources import SourceSpec
-from pipeline.sources._columns import columns_of, items_of
+from pipeline.sources import CarryingSpec
+from pipeline.sources._columns import columns_of, items_of, metadata_columns
 from pipeline.sources._containers import Containers, ContainerSource
 
 SUFFIX = ".arrow"
@@ -23,8 +23,8 @@ END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """What a stream ends with."""
 
 
-class Spec(SourceSpec):
-    """The same settings as those of Parquet: image_column, key_column. The key is "<file>/<name>"."""
+class Spec(CarryingSpec):
+    """The same settings as those of Parquet: image_column, key_column, metadata. The key is "<file>/<name>"."""
 
     packs: ClassVar[bool] = False
 
@@ -47,8 +47,10 @@ class ArrowSource(ContainerSource[Spec]):
             with self._containers.store.open(entry.path) as file:
                 schema, batches = _opened(file)
                 columns = columns_of(schema, self._spec.image_column, self._spec.key_column)
+                metadata = self._spec.columns
+                metadata_columns(schema, metadata)
                 for batch in batches:
-                    for item in items_of(batch, columns, number, entry.path, uri):
+                    for item in items_of(batch, columns, number, entry.path, uri, metadata):
                         if not self._spec.match or self._spec.wants(item.key):
                             yield item
                     number += batch.num_rows

@@ -173,7 +173,8 @@ class Describer:
         except BadImageError as error:
             return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
         digest = hashlib.sha256(item.data).hexdigest()
-        row = ImageRow(key=item.key, uri=item.uri, width=pixels.width, height=pixels.height, sha256=digest)
+        size = {"width": pixels.width, "height": pixels.height}
+        row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata)
         self._queue.put()
         return row, len(item.data), pixels
 

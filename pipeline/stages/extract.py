@@ -57,6 +57,7 @@ class ExtractWorker:
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
+        self._metadata = source_spec(task.recipe).kinds
         device = choose_device(task.options.device)
         self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
@@ -86,6 +87,8 @@ class ExtractWorker:
         for reject in described.rejects:
             if reject.status == "rejected":
                 self._stats.add(f"rejected:{category(reject.reason)}")
+        for name in self._metadata:
+            self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
         self._stats.add("images", len(described.images))
         self._stats.add("rejected", record.rejected)
         return record
@@ -131,11 +134,16 @@ class ExtractWorker:
         return batch if self._whitening is None else replace(batch, vectors=self._whitening.apply(batch.vectors))
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
-        recipe_id, writer = self._recipe.descriptor_id, uuid.uuid4().hex[:12]
+        recipe_id, writer = self._recipe_id, uuid.uuid4().hex[:12]
         with staging.folder() as folder:
             path = Path(folder) / "descriptors.parquet"
             write_descriptors(
-                path, described.images, described.batch, dtype=self._recipe.dtype, recipe=self._recipe.descriptor_id
+                path,
+                described.images,
+                described.batch,
+                dtype=self._recipe.dtype,
+                recipe=recipe_id,
+                metadata=self._metadata,
             )
             artifact = self._catalog.upload(path, self._catalog.descriptor_name(recipe_id, shard.id, writer))
             rejects: Artifact | None = None
