@@ -1,7 +1,8 @@
 """A dataset as Hugging Face `datasets` leaves it (`save_to_disk`), and its faiss index for `load_faiss_index`.
 
 Columns key, uri and `embeddings`, a list of float32 of fixed length. Arrow files are written piece by piece, without
-that library, which reads them by memory map. The index and its settings are the snapshot's, its ids the row numbers.
+that library, which maps them into memory. The index has the snapshot's settings, its ids are the row numbers, and its
+scores, as ours, inner products; they are not refined by the stored vectors, as our own search does by default.
 
     dataset = datasets.load_from_disk(folder)
     dataset.load_faiss_index("embeddings", f"{folder}/embeddings.faiss")

@@ -14,6 +14,7 @@ from kapture.io.features import global_features_check_dir, global_features_to_fi
 from jobs.export import ExportOptions, export, lines
 from pipeline.core.errors import UserError
 from pipeline.core.memory import MemoryStore, register
+from pipeline.core.storage import open_store
 from pipeline.core.types import Floats
 from pipeline.search.engine import SearchIndex
 from tests.export.roots import ODD, neighbours, nested, odd, stored
@@ -94,3 +95,20 @@ def test_files_in_folders_reach_an_object_store(tmp_path: Path) -> None:
     _, _, vectors = read(tmp_path / "copy" / "some" / "where")
     assert set(vectors) == set(ours)
     assert all(np.array_equal(vectors[key], ours[key]) for key in ours)
+
+
+@pytest.mark.s3
+def test_files_of_any_name_reach_s3(tmp_path: Path, bucket: str) -> None:
+    root = odd(tmp_path)
+    export(ExportOptions(root=str(root), target=f"{bucket}/exports", form="kapture"))
+    store = open_store(f"{bucket}/exports")
+    for entry in store.list():
+        path = tmp_path / "copy" / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(entry.path))
+    _, _, vectors = read(tmp_path / "copy")
+    table = pq.read_table(tmp_path / "copy" / "names.parquet").to_pydict()
+    ours = stored(root)
+    assert len(vectors) == len(ours) == len(ODD)
+    pairs = zip(table["key"], table["name"], strict=True)
+    assert all(np.array_equal(vectors[name], ours[key]) for key, name in pairs)
