@@ -21,6 +21,7 @@ from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Snapshot
 from pipeline.rejects import read_rejects
+from pipeline.stages.drift import LEAST
 from pipeline.stages.kinds import extract_spec, index_specs
 
 REJECT_FILES = 64
@@ -167,7 +168,8 @@ def runs(snapshots: Sequence[Snapshot]) -> list[Run]:
 
 def _run(snapshot: Snapshot) -> Run:
     summary = snapshot.summary
-    stats, extract = summary.stats, summary.seconds.get("extract", 0.0)
+    # The sample of a fit is extracted by itself, and taken up afterwards.
+    stats, extract = summary.stats, sum(summary.seconds.get(phase, 0.0) for phase in ("sample", "extract"))
     worked = bool(extract and stats.get("images"))
     return Run(
         version=snapshot.version,
@@ -230,5 +232,5 @@ def _drift(fit: Fitness | None) -> str:
     if fit.drifted:
         return f"Has drifted: {'; '.join(fit.drifted)}. `sightline index --retrain auto` trains it anew."
     if not fit.now.values:
-        return "Too few live vectors to say how well it fits; from 512 on it is measured at every run."
+        return f"Too few live vectors to say how well it fits; from {LEAST} on it is measured at every run."
     return "Fits as it did at training."

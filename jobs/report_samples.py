@@ -5,7 +5,7 @@ A section that cannot be is the sentence that says why, in place of its values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ HITS = 6
 
 Why = str
 """A sentence on why a section is left out."""
+Measured = tuple[str, str, sweep.Point]
+"""An index kind, what its effort is called, and a setting of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,12 @@ class Duplicates:
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Measured settings: (index kind, what its effort is called, point). plot: all of them."""
+    """Measured settings. queries asked for their `depth` nearest; approximate kinds with and without re-ranking."""
 
     queries: int
     depth: int
-    points: tuple[tuple[str, str, sweep.Point], ...]
+    rerank: int
+    points: tuple[Measured, ...]
     plot: str
 
 
@@ -164,12 +167,33 @@ def recall_curves(index: SearchIndex, reporter: Reporter) -> Curves | Why:
             point = sweep.measure(index, asked, kind, effort, rerank, SECONDS)
             points.append((kind, index.spec(kind).effort, point))
             phase.advance()
-    lines: dict[str, list[tuple[float, float, str]]] = {}
-    for kind, _, point in points:
-        name = f"{kind}, {point.rerank} re-ranked" if point.rerank else kind
-        lines.setdefault(name, []).append((point.p50, point.recall, str(point.effort or "")))
-    plot = plots.curves("curves", lines, asked.k) if lines else ""
-    return Curves(queries=len(asked.queries), depth=asked.k, points=tuple(points), plot=plot)
+    return Curves(
+        queries=len(asked.queries),
+        depth=asked.k,
+        rerank=RERANK,
+        points=tuple(points),
+        plot=plots.curves("curves", _lines(index, points), asked.k),
+    )
+
+
+def _lines(index: SearchIndex, points: Sequence[Measured]) -> list[plots.Curve]:
+    """Return a line for each kind and depth of re-ranking."""
+    lines = []
+    for kind in index.kinds:
+        spec = sweep.resolved(index, kind)
+        own = getattr(spec, spec.effort) if spec.effort else None
+        for rerank in (0, RERANK):
+            mine = [point for of, _, point in points if of == kind and point.rerank == rerank]
+            if mine:
+                curve = plots.Curve(
+                    kind=kind,
+                    exact=spec.exact or bool(rerank),
+                    seconds=[point.p50 for point in mine],
+                    recall=[point.recall for point in mine],
+                    own=next((place for place, point in enumerate(mine) if own and point.effort == own), None),
+                )
+                lines.append(curve)
+    return lines
 
 
 def _settings(index: SearchIndex) -> Iterator[tuple[str, int | None, int]]:

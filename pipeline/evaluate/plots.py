@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,19 @@ SERIES_SHOWN = len(SERIES)
 BINS = 40
 OTHER = "other"
 
-Curve = Sequence[tuple[float, float, str]]
-"""(seconds, recall, label) of each point of one index kind."""
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Measured points of an index kind by growing effort. own: which of them is the recipe's setting, if any is.
+
+    exact: scores are exact, by themselves or after re-ranking.
+    """
+
+    kind: str
+    exact: bool
+    seconds: Sequence[float]
+    recall: Sequence[float]
+    own: int | None = None
 
 
 def available() -> None:
@@ -80,10 +92,8 @@ def spectrum(name: str, eigenvalues: Doubles, effective: float) -> str:
     def paint(axes: Any) -> None:
         axes.plot(np.arange(axes_count + 1), 100 * share, color=SERIES[0])
         axes.plot([0, axes_count], [0, 100], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-        axes.axvline(effective, color=SERIES[1], linewidth=1.4)
-        side = "left" if effective < 0.6 * axes_count else "right"
-        gap = axes_count * (0.02 if side == "left" else -0.02)
-        axes.text(effective + gap, 6, f"effective {effective:.0f}", color=SERIES[1], ha=side)
+        axes.axvline(effective, color=SERIES[1], linewidth=1.6, label=f"effective dimension {effective:.0f}")
+        _legend(axes, 1)
         axes.set(xlabel="largest axes", ylabel="% of variance", xlim=(0, axes_count), ylim=(0, 101))
 
     alt = f"Cumulative share of variance over {axes_count} axes; the effective dimension is {effective:.0f}"
@@ -113,10 +123,10 @@ def occurrences(name: str, counts: Ints, k: int) -> str:
     def paint(axes: Any) -> None:
         edges = np.linspace(0, counts.max() + 1, min(BINS, int(counts.max()) + 1) + 1)
         axes.hist(counts, bins=edges, color=SERIES[0])
-        axes.axvline(k, color=SERIES[1], linewidth=1.4)
-        axes.text(k + 0.02 * counts.max(), 0.96, f"mean {k}", color=SERIES[1], va="top", transform=_mixed(axes))
+        axes.axvline(k, color=SERIES[1], linewidth=1.6, label=f"mean {k}")
+        _legend(axes, 1)
         axes.set(xlabel=f"times among the {k} nearest of others", ylabel="images", yscale="log", xlim=(0, edges[-1]))
-        _plain(axes.yaxis)
+        _numbered(axes.yaxis)
         axes.grid(visible=False, axis="x")
 
     return draw(name, f"How often images are among the {k} nearest of others: up to {counts.max()} times", paint)
@@ -128,8 +138,8 @@ def lists(name: str, kind: str, sizes: Ints) -> str:
 
     def paint(axes: Any) -> None:
         axes.fill_between(np.arange(len(ordered) + 1), np.append(ordered, ordered[-1]), step="post", color=SERIES[0])
-        axes.axhline(float(sizes.mean()), color=SERIES[1], linewidth=1.4)
-        axes.text(len(ordered), float(sizes.mean()), "equal lists ", color=SERIES[1], ha="right", va="bottom")
+        axes.axhline(float(sizes.mean()), color=SERIES[1], linewidth=1.6, label="if lists were equal")
+        _legend(axes, 1)
         axes.set(xlabel="lists, largest first", ylabel="vectors", xlim=(0, len(ordered)), ylim=(0, None))
         axes.grid(visible=False, axis="x")
 
@@ -137,25 +147,32 @@ def lists(name: str, kind: str, sizes: Ints) -> str:
     return draw(name, alt, paint)
 
 
-def curves(name: str, found: Mapping[str, Curve], k: int) -> str:
-    """Recall against the median time of a query, a line per index kind; the label of a point stands beside it."""
+def curves(name: str, found: Sequence[Curve], k: int) -> str:
+    """Recall against the median time of a query: a colour per kind, solid where scores are exact, else dashed."""
+    kinds = list(dict.fromkeys(curve.kind for curve in found))
 
     def paint(axes: Any) -> None:
-        for number, (kind, points) in enumerate(found.items()):
-            seconds, recall, _ = zip(*points, strict=True)
-            axes.plot(1e3 * np.array(seconds), recall, marker="o", color=SERIES[number % SERIES_SHOWN], label=kind)
-            for x, y, label in points:
-                axes.annotate(label, (1e3 * x, y), (6, -4), textcoords="offset points", color=SOFT, size=9)
+        for curve in found:
+            colour = SERIES[kinds.index(curve.kind) % SERIES_SHOWN]
+            milliseconds, style = 1e3 * np.array(curve.seconds), "-" if curve.exact else (0, (4, 2.5))
+            face = colour if curve.exact else "none"
+            axes.plot(milliseconds, curve.recall, "o", linestyle=style, color=colour, markerfacecolor=face)
+            if curve.own is not None:
+                ring = {"markerfacecolor": "none", "markersize": 10, "markeredgewidth": 1.4}
+                axes.plot(milliseconds[curve.own], curve.recall[curve.own], "o", color=colour, **ring)
+        for kind, colour in zip(kinds, SERIES * (1 + len(kinds) // SERIES_SHOWN), strict=False):
+            axes.plot([], [], "o-", color=colour, label=kind)
         axes.set(xlabel="milliseconds of a query (median)", ylabel=f"recall@{k}", xscale="log")
-        axes.set_ylim(top=1.03)
-        _plain(axes.xaxis)
-        axes.margins(x=0.1, y=0.15)
-        _legend(axes, 2)
+        axes.set_ylim(top=1.04)
+        _numbered(axes.xaxis)
+        axes.margins(x=0.1, y=0.12)
+        _legend(axes, 4)
 
     told = "; ".join(
-        f"{kind} from {min(p[1] for p in c):.3f} to {max(p[1] for p in c):.3f}" for kind, c in found.items()
+        f"{curve.kind}{'' if curve.exact else ' not re-ranked'} from {min(curve.recall):.3f} to {max(curve.recall):.3f}"
+        for curve in found
     )
-    return draw(name, f"Recall@{k} against the time of a query: {told}", paint, size=(4.6, 3.7))
+    return draw(name, f"Recall@{k} against the time of a query: {told}", paint, size=(4.6, 3.4))
 
 
 def growth(name: str, versions: Sequence[int], images: Sequence[int]) -> str:
@@ -186,13 +203,8 @@ def _legend(axes: Any, columns: int) -> None:
     )
 
 
-def _plain(axis: Any) -> None:
+def _numbered(axis: Any) -> None:
     """Give a logarithmic axis ticks at 1, 2 and 5, written as numbers."""
     axis.set_major_locator(library("matplotlib.ticker", "report", "a report").LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda *_: "")
-
-
-def _mixed(axes: Any) -> Any:
-    """Return coordinates of the data across, of the axes up."""
-    return axes.get_xaxis_transform()
