@@ -42,7 +42,7 @@ def limits(search: Settings) -> list[str]:
                 f"{spec.effort} limits: {wider} holds {search.reached[wider]:.3f} of the neighbours among its "
                 f"candidates, {effort} {most:.3f}; try more"
             )
-    deeper = min(2 * search.deepest, search.index.images)
+    deeper = min(2 * max(search.deepest, search.asked.k), search.index.images)
     more = recall(search.index, search.asked, search.kind, effort, deeper)
     if more - most > SATURATED:
         told.append(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.evaluate.sweep import EPSILON, Point, Questions, least_rerank, measure, recall, resolved
 from pipeline.index import IndexSpec
 from pipeline.search.engine import SearchIndex
 
+BISECTIONS = 3
 FINALISTS, ROUNDS = 3, 2
 """The fastest are timed again, in turns: a machine that does something else for a moment must not decide."""
 
@@ -105,15 +106,29 @@ class Settings:
         return self.needed[effort]
 
     def _confirmed(self, effort: int | None, least: int) -> int | None:
-        """Return the first depth from the least one on that reaches the target when nothing deeper is searched."""
-        steps: Sequence[int] = sorted(self.goal.reranks)
-        if not steps:
-            steps = [min(self.deepest, rounded(least) << more) for more in range(10)]
-        for depth in steps:
-            enough = depth >= least or depth <= self.asked.k
-            if enough and self.reaches(recall(self.index, self.asked, self.kind, effort, depth)):
-                return depth
-        return None
+        """Return a depth that reaches the target when nothing deeper is searched; few depths are tried.
+
+        Some kinds look further when more results are asked for, so the deepest search may have told too little of
+        what a shallower one needs: depths are doubled from `least`, then bisected.
+        """
+        if self.goal.reranks:
+            return next((depth for depth in sorted(self.goal.reranks) if self._enough(effort, depth, least)), None)
+        failed, depth = 0, rounded(least)
+        while not self._enough(effort, min(depth, self.deepest), least):
+            if depth >= self.deepest:
+                return None
+            failed, depth = depth, 2 * depth
+        depth = min(depth, self.deepest)
+        for _ in range(BISECTIONS if failed else 0):
+            middle = rounded((failed + depth) // 2)
+            if not failed < middle < depth:
+                break
+            failed, depth = (failed, middle) if self._enough(effort, middle, least) else (middle, depth)
+        return depth
+
+    def _enough(self, effort: int | None, depth: int, least: int) -> bool:
+        # Below the least depth only one that is not re-ranked could do, and that is known not to.
+        return depth >= least and self.reaches(recall(self.index, self.asked, self.kind, effort, depth))
 
 
 def rounded(depth: int) -> int:

@@ -18,7 +18,7 @@ from pipeline.search.engine import SearchIndex
 
 GRID = 40
 """Settings up to which a grid that is asked for is measured as a whole."""
-BISECTIONS = 3
+BISECTIONS, PATIENCE = 3, 2
 USUAL_RERANK = 100
 """What a query for ten results re-ranks."""
 
@@ -66,15 +66,15 @@ def _given(search: Settings, goal: Goal) -> None:
 
 
 def _double(search: Settings) -> None:
-    """From the recipe's effort up: to the target, and on while it gets faster; else until nothing more is found."""
+    """From the recipe's effort up, until the effort alone takes longer than the best; else until no more is found."""
     effort = search.start or 1
     while True:
-        before = search.best
         found = search.attempt(effort)
-        if before is not None and (found is None or found.p50 >= before.p50):
+        best = search.best
+        if best is not None and search.point(effort, 0).p50 >= best.p50:
             return
         last = search.reached.get(effort // 2)
-        if found is None and last is not None and search.reached[effort] - last < SATURATED:
+        if best is None and found is None and last is not None and search.reached[effort] - last < SATURATED:
             return
         if effort >= search.most:
             return
@@ -82,13 +82,15 @@ def _double(search: Settings) -> None:
 
 
 def _halve(search: Settings) -> None:
-    effort = search.start or 1
-    while effort > 1:
+    """From the recipe's effort down, until the target is out of reach, or it has become slower twice."""
+    effort, slower = search.start or 1, 0
+    while effort > 1 and slower < PATIENCE:
         before = search.best
         effort = effort // 2
         found = search.attempt(effort)
-        if found is None or (before is not None and found.p50 >= before.p50):
+        if found is None:
             return
+        slower = slower + 1 if before is not None and found.p50 >= before.p50 else 0
 
 
 def _bisect(search: Settings) -> None:
