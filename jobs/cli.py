@@ -22,6 +22,7 @@ MODULES = {
     "jobs.cli_search": ("status", "query", "export"),
     "jobs.cli_evaluate": ("evaluate", "sweep"),
     "jobs.cli_report": ("report", "duplicates"),
+    "jobs.cli_serve": ("serve",),
     "jobs.cli_upkeep": ("verify", "delete", "restore", "rollback", "tag", "expire", "compact", "convert"),
     "jobs.cli_cluster": ("submit",),
 }

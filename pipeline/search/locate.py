@@ -36,12 +36,17 @@ class Locator:
 
     def __init__(self, store: Store, recipe: Recipe, device: torch.device, originals: Originals) -> None:
         spec = recipe.extractor
-        if not isinstance(spec, PooledSpec) or spec.pooling == "cls":
+        if not self.fits(recipe) or not isinstance(spec, PooledSpec):
             raise UserError("--locate", f"needs a feature map, {spec.kind} has none", "use --verify, or gem, rmac ...")
         extractor = spec.build(store, device)
         assert isinstance(extractor, PooledExtractor), "a pooled spec builds a pooled extractor"
         self._extractor, self._originals = extractor, originals
         self._p = spec.gem_p or EXPONENT if spec.pooling == "gem" else EXPONENT
+
+    @staticmethod
+    def fits(recipe: Recipe) -> bool:
+        """Whether descriptors were pooled from a feature map."""
+        return isinstance(recipe.extractor, PooledSpec) and recipe.extractor.pooling != "cls"
 
     def describe(self, data: bytes) -> torch.Tensor:
         """Return the object's features (Q, C) at several sizes; data: the encoded query, or the box cut out of it."""

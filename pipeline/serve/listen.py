@@ -1,0 +1,67 @@
+"""Listening: uvicorn around the app, from the first snapshot opened until the last request answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from pipeline.core.errors import UserError
+from pipeline.serve.app import create_app
+from pipeline.serve.protocol import guarded
+from pipeline.serve.service import Service
+
+GRACE = 20
+"""Seconds that requests under way are given when the service is told to end."""
+KEEP_ALIVE = 10
+log = logging.getLogger("sightline.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenOptions:
+    """Where to listen; port 0 takes any free one. certificate, key: PEM files for TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: str = ""
+    key: str = ""
+
+
+def listen(service: Service, options: ListenOptions, told: Callable[[str], None]) -> None:
+    """Listen until the process is told to end (SIGTERM, SIGINT); told hears the URL once it does.
+
+    UserError when the address cannot be had, or a TLS file not read. The service is entered by the caller.
+    """
+    limits = service.options.limits
+    for path in filter(None, (options.certificate, options.key)):
+        if not Path(path).is_file():
+            raise UserError(path, "is no file", "name the PEM files of certificate and key")
+    config = uvicorn.Config(
+        create_app(service),
+        host=options.host,
+        port=options.port,
+        http=guarded(limits.header_seconds),
+        ws="none",
+        lifespan="on",
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        ssl_certfile=options.certificate or None,
+        ssl_keyfile=options.key or None,
+    )
+    try:
+        socket = config.bind_socket()
+    except SystemExit:
+        where = f"{options.host}:{options.port}"
+        raise UserError(where, "cannot be listened on", "is something else there? choose another --port") from None
+    host, port = socket.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    told(f"{'https' if options.certificate else 'http'}://{shown}:{port}/")
+    asyncio.run(uvicorn.Server(config).serve(sockets=[socket]))

@@ -1,0 +1,86 @@
+"""A snapshot that is open for service: its index, what turns images into queries of it, and its originals."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pipeline.core.errors import UserError
+from pipeline.core.types import DescriptorBatch
+from pipeline.publish.catalog import Catalog
+from pipeline.search.engine import Hit, SearchIndex
+from pipeline.search.locate import Locator
+from pipeline.search.originals import Originals
+from pipeline.search.query import Query, QueryExtractor
+
+
+class UnknownImageError(UserError):
+    """No live image of the snapshot has that key, or its original is gone."""
+
+
+class Opened:
+    """A snapshot with what turns images into queries of it."""
+
+    def __init__(
+        self, catalog: Catalog, index: SearchIndex, extractor: QueryExtractor | None, device: torch.device
+    ) -> None:
+        self.index, self.extractor, self._catalog = index, extractor, catalog
+        recipe = index.snapshot.recipe
+        self.originals = Originals(recipe.source, index.snapshot.source)
+        self._device = device
+        self._locator: Locator | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self.index.close()
+
+    def locator(self) -> Locator:
+        """Return what finds objects in results; UserError for descriptors that cannot tell."""
+        with self._lock:
+            if self._locator is None:
+                store, recipe = self._catalog.store, self.index.snapshot.recipe
+                self._locator = Locator(store, recipe, self._device, self.originals)
+            return self._locator
+
+    @property
+    def can_locate(self) -> bool:
+        """Whether objects can be found in results."""
+        return self.extractor is not None and Locator.fits(self.index.snapshot.recipe)
+
+    def original(self, key: str) -> tuple[bytes, str]:
+        """Return an indexed image's encoded bytes and their digest; UnknownImageError when it cannot be had."""
+        place = self.index.place(key)
+        if place is None:
+            raise UnknownImageError(key[:200], f"is no image of snapshot {self.index.snapshot.version}")
+        image = self.index.stored.image(*place)
+        try:
+            return self.originals.read(image.key, image.uri, image.sha256), image.sha256
+        except UserError as error:
+            raise UnknownImageError(error.subject, error.reason, error.remedy) from None
+
+    def stored(self, place: tuple[int, int]) -> Query:
+        """Return the query that an indexed image is, by its descriptor file and row."""
+        file, row = place
+        index, local = self.index, None
+        image = index.stored.image(file, row)
+        if index.stored.has_local:
+            local, _ = index.stored.local(file, row)
+        if index.is_local:
+            assert local is not None, "local descriptors are stored"
+            batch = local
+        else:
+            vector = index.stored.vectors(np.array([file]), np.array([row]))
+            batch = replace(DescriptorBatch.of_images(vector), local=local)
+        return Query(batch=batch, width=image.width, height=image.height, recipe=index.snapshot.recipe.descriptor_id)
+
+
+def with_box(locator: Locator, objects: torch.Tensor, hit: Hit) -> Hit:
+    """Return a hit with the object's box; without one when its original is gone."""
+    try:
+        return locator.locate(objects, [hit])[0]
+    except UserError:
+        return hit

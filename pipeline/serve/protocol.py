@@ -1,0 +1,65 @@
+"""uvicorn's HTTP protocol with a limit on how long the head of a request may take: slow clients hold no connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class GuardedProtocol(H11Protocol):
+    """A connection is closed when the head of a request does not arrive in time."""
+
+    head_seconds: ClassVar[float]
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        try:
+            super().data_received(data)
+        except UnicodeDecodeError:
+            # A target that is not ASCII: uvicorn decodes it without looking.
+            self.send_400_response("Invalid HTTP request received.")
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head."""
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    @property
+    def _at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _watch(self) -> None:
+        """Let the clock run while a head is awaited; a request at work has limits of its own."""
+        if self._at_work:
+            self._unwatch()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.head_seconds, self._expire)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if not self._at_work:
+            self.transport.abort()
+
+
+def guarded(seconds: float) -> type[GuardedProtocol]:
+    """Return the protocol with a limit of so many seconds."""
+    return type("GuardedProtocol", (GuardedProtocol,), {"head_seconds": seconds})

@@ -1,0 +1,254 @@
+"""What the service does, without HTTP: search by image, by key, by vectors; pictures of results. Every call is answered
+from one snapshot, and blocks: the app calls it from threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.core.errors import BadImageError, UserError
+from pipeline.core.stats import Stats
+from pipeline.core.types import Floats
+from pipeline.decode import Limits, pixels_of
+from pipeline.index import IndexSpec
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.snapshot import Snapshot
+from pipeline.search.engine import Hit, SearchIndex, SearchOptions
+from pipeline.search.find import find
+from pipeline.search.live import Live
+from pipeline.search.query import Box, Query, QueryExtractor
+from pipeline.search.thumbnails import thumbnail
+from pipeline.serve.models import About, Ask, IndexModel, VectorsAsk
+from pipeline.serve.opened import Opened, UnknownImageError, with_box
+from pipeline.serve.options import ServeLimits, ServeOptions
+from pipeline.serve.pictures import Pictures
+from pipeline.stages.describe import choose_device
+
+PICTURES = 128 << 20
+"""Bytes of thumbnails that are kept."""
+SIZES = (128, 256, 512, 1024, 2048)
+"""Longest sides of thumbnails; what is asked for is rounded up, so that few are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Hits of each query, the snapshot and the index kind they come from, what was asked with, and seconds by phase."""
+
+    snapshot: int
+    index: str
+    hits: list[list[Hit]]
+    seconds: dict[str, float]
+    size: tuple[int, int] = (0, 0)
+
+
+Opener = Callable[[Catalog, Snapshot], SearchIndex]
+
+
+class Service:
+    """A ROOT that is being served; a context manager. opener: how a snapshot's index is opened, here or on Ray."""
+
+    def __init__(self, options: ServeOptions, opener: Opener = SearchIndex) -> None:
+        self.options, self._opener = options, opener
+        self._device = choose_device(options.device)
+        self._extractors: OrderedDict[str, QueryExtractor | None] = OrderedDict()
+        self._live = Live(options.root, self._open, options.live)
+        self._pictures = Pictures(PICTURES)
+        self._cores = os.cpu_count() or 1
+        self._passes = 0
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Service:
+        self._stack.enter_context(self._live)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def live(self) -> Live[Opened]:
+        """The snapshots, followed."""
+        return self._live
+
+    def _open(self, catalog: Catalog, snapshot: Snapshot) -> Opened:
+        """Open everything that a first request would have to wait for."""
+        recipe = snapshot.recipe
+        if recipe.descriptor_id not in self._extractors:
+            images = recipe.extractor.kind != "precomputed"
+            made = QueryExtractor(catalog.store, recipe, self._device) if images else None
+            self._extractors[recipe.descriptor_id] = made
+            while len(self._extractors) > 2:
+                self._extractors.popitem(last=False)
+        index = self._opener(catalog, snapshot)
+        try:
+            index.warm([kind for kind in index.kinds if self.options.kinds is None or kind in self.options.kinds])
+        except BaseException:
+            index.close()
+            raise
+        return Opened(catalog, index, self._extractors[recipe.descriptor_id], self._device)
+
+    def by_image(self, data: bytes, box: Box | None, ask: Ask) -> Found:
+        """Search with an encoded image, or a box (x, y, width, height) of it."""
+        stats = Stats()
+        with self._live.use() as opened:
+            options = self._options(opened, ask)
+            query = self._described(opened, data, "image", box, stats)
+            hits = self._found(opened, query, options, stats)
+            if ask.locate:
+                hits = self._located(opened, data, box, hits, stats)
+            return _found(opened, options, [hits], stats, (query.width, query.height))
+
+    def by_key(self, key: str, box: Box | None, ask: Ask) -> Found:
+        """Search with an indexed image, which is left out of the results, or with a box of it."""
+        stats = Stats()
+        with self._live.use() as opened:
+            options = self._options(opened, ask)
+            place = opened.index.place(key)
+            if place is None:
+                raise UnknownImageError(key[:200], f"is no image of snapshot {opened.index.snapshot.version}")
+            image = opened.index.stored.image(*place)
+            if box is None:
+                query = opened.stored(place)
+            else:
+                query = self._described(opened, opened.original(key)[0], key, box, stats)
+            hits = self._found(opened, query, replace(options, k=options.k + 1), stats)
+            hits = [hit for hit in hits if hit.key != key][: options.k]
+            if ask.locate:
+                hits = self._located(opened, opened.original(key)[0], box, hits, stats)
+            return _found(opened, options, [hits], stats, (image.width, image.height))
+
+    def by_vectors(self, body: VectorsAsk) -> Found:
+        """Search with vectors, all of one length."""
+        stats = Stats()
+        with self._live.use() as opened:
+            options = self._options(opened, body.ask)
+            if body.ask.locate or body.ask.verify:
+                raise UserError("locate and verify", "need an image", "search with one")
+            with stats.timed("search"):
+                hits = opened.index.search(_unit(body.vectors), options, recipe=body.recipe)
+            return _found(opened, options, hits, stats)
+
+    def picture(self, key: str, longest: int) -> tuple[bytes, str]:
+        """Return a JPEG of an indexed image with sides of at most about `longest` pixels, and its ETag."""
+        size = next((size for size in SIZES if size >= longest), SIZES[-1])
+        with self._live.use() as opened:
+            place = opened.index.place(key)
+            known = None if place is None else opened.index.stored.image(*place)
+            tag = "" if known is None else f"{known.sha256[:32]}-{size}"
+            made = self._pictures.get(tag)
+            if made is None:
+                data, _ = opened.original(key)
+                try:
+                    made = thumbnail(data, size, Limits(max_pixels=self.options.limits.pixels))
+                except BadImageError as error:
+                    raise UnknownImageError(key[:200], f"cannot be shown: {error}") from None
+                self._pictures.put(tag, made)
+            return made, f'"{tag}"'
+
+    def about(self) -> About:
+        """Tell which snapshot answers now, and what can be asked of it."""
+        with self._live.use() as opened:
+            index = opened.index
+            snapshot = index.snapshot
+            served = [kind for kind in index.kinds if self.options.kinds is None or kind in self.options.kinds]
+            limits = self.options.limits
+            return About(
+                snapshot=snapshot.version,
+                created_at=snapshot.created_at,
+                images=index.images,
+                dimensions=index.dim,
+                descriptor=snapshot.summary.origin,
+                recipe=snapshot.recipe.descriptor_id,
+                indexes=[_about(index.spec(kind)) for kind in served],
+                can_query_images=opened.extractor is not None,
+                can_verify=index.stored.has_local,
+                can_locate=opened.can_locate,
+                metadata=dict(getattr(snapshot.recipe.source, "metadata", {})),
+                limits={name: getattr(limits, name) for name in ("body_bytes", "pixels", "k", "rerank", "verify")},
+            )
+
+    def _options(self, opened: Opened, ask: Ask) -> SearchOptions:
+        limits: ServeLimits = self.options.limits
+        for name in ("k", "rerank", "verify"):
+            if (getattr(ask, name) or 0) > getattr(limits, name):
+                raise UserError(f"{name} {getattr(ask, name)}", f"is above {getattr(limits, name)}", "ask for less")
+        kind = opened.index.spec(ask.index or self._first(opened)).kind
+        if self.options.kinds is not None and kind not in self.options.kinds:
+            raise UserError(f"index {kind}", "is not served here", f"choose from {', '.join(self.options.kinds)}")
+        return SearchOptions(
+            k=ask.k, index=kind, rerank=ask.rerank, verify=ask.verify, effort=ask.effort, where=ask.where
+        )
+
+    def _first(self, opened: Opened) -> str:
+        mine = [kind for kind in opened.index.kinds if self.options.kinds is None or kind in self.options.kinds]
+        return mine[0] if mine else ""
+
+    def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats) -> Query:
+        if opened.extractor is None:
+            raise UserError("image", "cannot be described: the vectors were made elsewhere", "search with vectors")
+        pixels = pixels_of(data)
+        if pixels > self.options.limits.pixels:
+            raise UserError(
+                name, f"has {pixels} pixels, more than {self.options.limits.pixels}", "send a smaller image"
+            )
+        with stats.timed("describe"), self._threads():
+            return opened.extractor.describe(data, name, box)
+
+    def _found(self, opened: Opened, query: Query, options: SearchOptions, stats: Stats) -> list[Hit]:
+        with stats.timed("search"):
+            (hits,) = find(opened.index, [query], options)
+        return hits
+
+    def _located(self, opened: Opened, data: bytes, box: Box | None, hits: list[Hit], stats: Stats) -> list[Hit]:
+        if opened.extractor is None:
+            raise UserError("locate", "needs a network, and the vectors were made elsewhere", "leave it out")
+        with stats.timed("locate"), self._threads():
+            locator = opened.locator()
+            objects = locator.describe(data if box is None else opened.extractor.cut(data, box))
+            # What geometry has located stays; an original that is gone costs its box only.
+            return [hit if hit.box is not None else with_box(locator, objects, hit) for hit in hits]
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Divide the cores among the passes under way: one alone has them all."""
+        with self._lock:
+            self._passes += 1
+            share = max(1, self._cores // self._passes)
+        torch.set_num_threads(share)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._passes -= 1
+
+
+def _about(spec: IndexSpec) -> IndexModel:
+    usual = getattr(spec, spec.effort) if spec.effort else None
+    return IndexModel(kind=spec.kind, exact=spec.exact, effort=spec.effort, usual=usual)
+
+
+def _found(
+    opened: Opened, options: SearchOptions, hits: list[list[Hit]], stats: Stats, size: tuple[int, int] = (0, 0)
+) -> Found:
+    return Found(
+        snapshot=opened.index.snapshot.version, index=options.index, hits=hits, seconds=stats.take(), size=size
+    )
+
+
+def _unit(vectors: list[list[float]]) -> Floats:
+    """Return vectors of one length as a matrix of unit rows."""
+    if len({len(vector) for vector in vectors}) != 1:
+        raise UserError("vectors", "differ in length", "send vectors of one length")
+    matrix = np.asarray(vectors, np.float64)
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    if not np.isfinite(norms).all() or not (norms > 0).all():
+        raise UserError("vectors", "have no direction: one is zero, or too long", "send others")
+    return np.asarray(matrix / norms, dtype=np.float32)
