@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from jobs.output import printable
 from jobs.units import human_bytes
@@ -30,7 +30,13 @@ def render(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"name": printable, "bytes": human_bytes, "count": "{:,}".format, "moment": _moment}
+    environment.filters |= {
+        "name": printable,
+        "bytes": human_bytes,
+        "count": "{:,}".format,
+        "moment": _moment,
+        "marked": _marked,
+    }
     # The style sheet is a file of ours, not of the collection's.
     sheet = Markup(style)  # noqa: S704
     return environment.get_template(template).render(style=sheet, policy=policy(style), **values)
@@ -39,6 +45,12 @@ def render(template: str, **values: object) -> str:
 def _moment(created_at: str) -> str:
     """Return the time of a snapshot as people write it."""
     return printable(created_at.replace("T", " ").replace("+00:00", " UTC"))
+
+
+def _marked(sentence: str) -> Markup:
+    """Return a sentence of ours, in which commands stand between backticks."""
+    parts = printable(sentence).split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
 
 
 def policy(style: str) -> str:

@@ -158,7 +158,7 @@ def recall_curves(index: SearchIndex, reporter: Reporter) -> Curves | Why:
     if index.images < 2 or not index.kinds:
         return "Left out: there are no neighbours to find, or no index to find them with."
     if index.images > SWEPT:
-        return f"Left out beyond {SWEPT:,} images: exact neighbours are found by reading every vector."
+        return f"Left out beyond {SWEPT:,} images, as every vector is read for exact neighbours: see `sightline sweep`."
     asked = sweep.questions(index, k=DEPTH, count=QUERIES, seed=SEED)
     settings = list(_settings(index))
     points = []

@@ -68,6 +68,11 @@ def test_names_are_text_whatever_they_hold() -> None:
     assert "<b " not in svg
 
 
+def test_a_plot_of_many_lists_is_no_longer_than_one_of_some() -> None:
+    some, many = (plots.lists("p", "ivfpq", np.arange(count)) for count in (600, 200_000))
+    assert len(many) < 1.3 * len(some) < 60_000
+
+
 def test_every_class_of_a_plot_is_known_to_the_style_sheet() -> None:
     def paint(axes: Any) -> None:
         for number, colour in enumerate(SERIES):

@@ -212,7 +212,7 @@ def test_large_collections_leave_out_what_would_read_all_of_them(
     monkeypatch.setattr(report_samples, "NEIGHBOURED", 35)
     told, page = written(root, tmp_path / "report.html", samples=1)
     assert set(told["left_out"]) == {"duplicates", "curves"}
-    assert "`sightline duplicates ROOT --page duplicates.html` looks at all 50." in page.words
+    assert "sightline duplicates ROOT --page duplicates.html looks at all 50." in page.words
     assert "From 40 stored vectors, drawn by a seed; neighbours among 35 of them." in page.words
 
 
