@@ -27,12 +27,16 @@ BoxScale = Literal["own", "database"]
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """The descriptors of one image, or of a box of it, of width x height pixels. recipe: its descriptor_id."""
+    """The descriptors of one image, or of a box of it, of width x height pixels. recipe: its descriptor_id.
+
+    whole: width and height of the image that the box is of.
+    """
 
     batch: DescriptorBatch
     width: int
     height: int
     recipe: str
+    whole: tuple[int, int]
 
     @property
     def local(self) -> DescriptorBatch | None:
@@ -60,8 +64,11 @@ class QueryExtractor:
 
         The box is cut out before resizing. UserError when the image cannot be used.
         """
+        whole = None
         try:
-            decoded = self._extractor.prepare(data if box is None else self.cut(data, box, box_scale))
+            if box is not None:
+                data, whole = self._cut(data, box, box_scale)
+            decoded = self._extractor.prepare(data)
         except BadImageError as error:
             raise UserError(name, str(error), "give another image") from None
         batch = self._extractor.extract([decoded])
@@ -70,7 +77,8 @@ class QueryExtractor:
         if self._whitening is not None:
             batch = replace(batch, vectors=self._whitening.apply(batch.vectors))
         batch = self._as_stored(batch)
-        return Query(batch=batch, width=decoded.width, height=decoded.height, recipe=self._recipe)
+        size = (decoded.width, decoded.height)
+        return Query(batch=batch, width=size[0], height=size[1], recipe=self._recipe, whole=whole or size)
 
     def _as_stored(self, batch: DescriptorBatch) -> DescriptorBatch:
         """Round to codes what is stored as codes, so that an image is nearest to itself."""
@@ -89,6 +97,9 @@ class QueryExtractor:
 
     def cut(self, data: bytes, box: Box, box_scale: BoxScale = "own") -> bytes:
         """Return a box of an image as an image."""
+        return self._cut(data, box, box_scale)[0]
+
+    def _cut(self, data: bytes, box: Box, box_scale: BoxScale) -> tuple[bytes, tuple[int, int]]:
         cut, whole = crop(data, box)
         if box_scale == "database" and self._resize.policy in ("shortest", "exact"):
             raise UserError("--box-scale database", f"has no meaning for --resize {self._resize}", "use own")
@@ -98,7 +109,7 @@ class QueryExtractor:
             cut.thumbnail((side, side), PillowImage.Resampling.LANCZOS)
         out = io.BytesIO()
         cut.save(out, "PNG", compress_level=1)
-        return out.getvalue()
+        return out.getvalue(), whole
 
 
 def crop(data: bytes, box: Box) -> tuple[PillowImage.Image, tuple[int, int]]:

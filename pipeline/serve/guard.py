@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from pipeline.serve.metrics import ServeMetrics
 from pipeline.serve.options import ServeOptions
+from pipeline.serve.page import STATIC
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,7 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """Paths that never want a token: whoever watches over the process asks them."""
-PAGE = ("/", "/page.css", "/page.js", "/icon.svg")
+PAGE = tuple(STATIC)
 """The page itself holds nothing of the collection, and asks its reader for the token."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),

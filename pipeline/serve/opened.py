@@ -75,7 +75,13 @@ class Opened:
         else:
             vector = index.stored.vectors(np.array([file]), np.array([row]))
             batch = replace(DescriptorBatch.of_images(vector), local=local)
-        return Query(batch=batch, width=image.width, height=image.height, recipe=index.snapshot.recipe.descriptor_id)
+        return Query(
+            batch=batch,
+            width=image.width,
+            height=image.height,
+            recipe=index.snapshot.recipe.descriptor_id,
+            whole=(image.width, image.height),
+        )
 
 
 def with_box(locator: Locator, objects: torch.Tensor, hit: Hit) -> Hit:

@@ -16,7 +16,7 @@ from swagger_ui_bundle import swagger_ui_path
 STATIC = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "api", "box", "grid")},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 POLICY = (

@@ -104,7 +104,7 @@ class Service:
             hits = self._found(opened, query, options, stats)
             if ask.locate:
                 hits = self._located(opened, data, box, hits, stats)
-            return _found(opened, options, [hits], stats, (query.width, query.height))
+            return _found(opened, options, [hits], stats, query.whole)
 
     def by_key(self, key: str, box: Box | None, ask: Ask) -> Found:
         """Search with an indexed image, which is left out of the results, or with a box of it."""
