@@ -114,8 +114,12 @@ def lines(data: dict[str, Any]) -> list[str]:
     head = f"{', '.join(known)}, {data['queries']} queries{note}"
     rows = [head]
     if "classes" in data:
-        left = f"; {data['skipped']} alone in their class and {data['unclassed']} in no folder do not ask"
-        rows.append(f"every image asks for the others of its class, {data['classes']} classes{left}")
+        idle = [(data["skipped"], "alone in their class"), (data["unclassed"], "in no folder")]
+        left = " and ".join(f"{count} {what}" for count, what in idle if count)
+        rows.append(
+            f"each asks for the others of its class, itself left out; {data['classes']} classes"
+            + (f"; {left} do not ask" if left else "")
+        )
     if "mAP" in data:
         precision, recall, ndcg = (
             ", ".join(f"{name}@{k} {value:.3f}" for k, value in data[f"{name}@k"].items())

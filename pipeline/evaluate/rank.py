@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.core.types import DescriptorBatch, Ints
+from pipeline.core.errors import UserError
+from pipeline.core.types import DescriptorBatch, Floats, Ints
 from pipeline.evaluate.results import Ranking
 from pipeline.search.augment import Augmented
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
@@ -76,32 +77,37 @@ class Ranker:
         step = self._step()
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
-            yield from map(_named, names[start : start + step], self._ranked(part))
+            found = self._found(part) if self._by_images else self._of_vectors(_vectors(part))
+            yield from map(_named, names[start : start + step], found)
 
     def leave_one_out(self, numbers: Ints) -> Iterator[Ranking]:
         """Yield the ranking of the others for images by their numbers (q,), one fewer than options.k.
 
         Where options ask for expansion, the query's own vector takes part in it like any other.
         """
-        step = self._step()
+        step, live, stored = self._step(), self._images.live, self._index.stored
         for start in range(0, len(numbers), step):
             part = numbers[start : start + step]
-            ranked = self._ranked(self._stored(part))
-            for number, ranking in zip(part.tolist(), ranked, strict=True):
+            if self._by_images:
+                found = self._found([self._stored(file, row) for file, row in zip(*self._where(part), strict=True)])
+            else:
+                found = self._of_vectors(stored.vectors(live.file[part], live.row[part]))
+            for number, ranking in zip(part.tolist(), found, strict=True):
                 yield without(_named(self._images.keys[number], ranking), self._options.k - 1)
 
     def _step(self) -> int:
-        held = HITS if self._by_hits else PAIRS
+        held = HITS if self._by_images or self._augmented is not None else PAIRS
         return max(1, held // self._options.k)
 
     @property
-    def _by_hits(self) -> bool:
-        return self._index.is_local or self._options.verify > 0 or self._augmented is not None
+    def _by_images(self) -> bool:
+        """Whether more of a query is needed than its one vector."""
+        return self._augmented is None and (self._index.is_local or self._options.verify > 0)
 
-    def _ranked(self, queries: Sequence[Query]) -> list[Ranking]:
-        if self._augmented is None and self._by_hits:
-            return [_of_hits(hits) for hits in find(self._index, queries, self._options)]
-        vectors = np.stack([query.batch.vectors[0] for query in queries])
+    def _found(self, queries: Sequence[Query]) -> list[Ranking]:
+        return [_of_hits(hits) for hits in find(self._index, queries, self._options)]
+
+    def _of_vectors(self, vectors: Floats) -> list[Ranking]:
         if self._augmented is not None:
             return [_of_hits(hits) for hits in self._augmented.find(vectors, self._options)]
         found = self._index.candidates(vectors, self._options)
@@ -111,21 +117,25 @@ class Ranker:
             for place, mine in zip(numbers, found, strict=True)
         ]
 
-    def _stored(self, numbers: Ints) -> list[Query]:
-        """Return stored images as queries, with their local descriptors where those are asked for."""
-        index, recipe = self._index, self._index.snapshot.recipe.descriptor_id
-        file, row = self._images.live.file[numbers], self._images.live.row[numbers]
-        if index.is_local:
-            local = (index.stored.local(*where) for where in zip(file.tolist(), row.tolist(), strict=True))
-            return [Query(batch=batch, width=w, height=h, recipe=recipe) for batch, (w, h) in local]
-        queries = []
-        for vector, *where in zip(index.stored.vectors(file, row), file.tolist(), row.tolist(), strict=True):
-            batch, (width, height) = DescriptorBatch.of_images(vector[None]), (0, 0)
-            if self._options.verify and index.stored.has_local:
-                local_batch, (width, height) = index.stored.local(*where)
-                batch = replace(batch, local=local_batch)
-            queries.append(Query(batch=batch, width=width, height=height, recipe=recipe))
-        return queries
+    def _where(self, numbers: Ints) -> tuple[list[int], list[int]]:
+        return self._images.live.file[numbers].tolist(), self._images.live.row[numbers].tolist()
+
+    def _stored(self, file: int, row: int) -> Query:
+        """Return a stored image as a query, with its local descriptors."""
+        stored = self._index.stored
+        if not stored.has_local:
+            raise UserError("--verify", "needs local descriptors, and this snapshot stores none", "leave it out")
+        local, size = stored.local(file, row)
+        batch = local
+        if not self._index.is_local:
+            vector = stored.vectors(np.array([file]), np.array([row]))
+            batch = replace(DescriptorBatch.of_images(vector), local=local)
+        recipe = self._index.snapshot.recipe.descriptor_id
+        return Query(batch=batch, width=size[0], height=size[1], recipe=recipe, whole=size)
+
+
+def _vectors(queries: Sequence[Query]) -> Floats:
+    return np.stack([query.batch.vectors[0] for query in queries])
 
 
 def without(ranking: Ranking, k: int) -> Ranking:
