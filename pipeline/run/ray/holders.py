@@ -1,7 +1,8 @@
 """The Ray crew: long-lived actors that each hold an opened task, spread over nodes, and all answer every item.
 
-An actor whose process or node dies is started anew by Ray, wherever there is room, and opens its task again; what it
-was asked is asked again, up to MAX_ATTEMPTS. Until then, or until the time is up, there is no answer: never a part.
+An actor whose process or node dies is started anew by Ray, wherever there is room, and opens its task again. What it
+was asked is asked again once it is back, up to MAX_ATTEMPTS in all and until the time is up. There is a whole answer or
+an error, never a part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.errors import SightlineError, UnavailableError
 from pipeline.run.base import MAX_ATTEMPTS, Task, Tasks, describe
@@ -34,7 +35,9 @@ INLINE = 100_000
 OPEN_SECONDS = 1800.0
 """Opening may mean to wait for a node, and to download and read as much as fits one."""
 LOOK_SECONDS = 15.0
+AGAIN_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
+LET_GO = "the workers have been let go"
 
 
 class _Holder:
@@ -86,7 +89,8 @@ class _Holder:
         return os.getpid()
 
 
-HOLDER: Any = ray.remote(max_concurrency=CALLS, max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1)(_Holder)
+# Ray's own retries of a call are used up before it has noticed that a node is gone.
+HOLDER: Any = ray.remote(max_concurrency=CALLS, max_restarts=-1, max_task_retries=0)(_Holder)
 
 
 class RayCrew(Generic[T, R]):
@@ -97,7 +101,9 @@ class RayCrew(Generic[T, R]):
     """
 
     def __init__(self, tasks: Tasks[T, R], options: RayOptions, seconds: float, opening: float = OPEN_SECONDS) -> None:
-        self._seconds, self._actors = seconds, list[Any]()
+        self._seconds, self._lock = seconds, threading.Lock()
+        self._tasks: Sequence[Task[T, R]] = ()
+        self._per_node, self._actors = 1, list[Any]()
         self._connection = Connection(options.address)
         try:
             self._open(tasks, options.workers, opening)
@@ -107,21 +113,22 @@ class RayCrew(Generic[T, R]):
 
     def ask(self, item: T) -> list[R]:
         """Ask all at the same time, and wait for the last one."""
-        actors = self._actors
+        with self._lock:
+            actors = list(self._actors)
         if not actors:
-            raise UnavailableError("the workers have been let go")
+            raise UnavailableError(LET_GO)
         if getattr(item, "nbytes", 0) > INLINE:
             item = ray.put(item)
+        deadline = time.monotonic() + self._seconds
         asked = [actor.answer.remote(item) for actor in actors]
         _, late = ray.wait(asked, num_returns=len(asked), timeout=self._seconds)
         for reference in late:
             ray.cancel(reference)
         if late:
             raise UnavailableError(
-                f"{_names(asked, late)} gave no answer within {self._seconds:g} s and may be starting again; "
-                "ask again, or allow more time"
+                f"{_names(asked, late)} gave no answer within {self._seconds:g} s; ask again, or allow more time"
             )
-        return [self._result(reference, asked) for reference in asked]
+        return [self._settled(number, reference, item, deadline) for number, reference in enumerate(asked)]
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers, each on its node."""
@@ -130,7 +137,8 @@ class RayCrew(Generic[T, R]):
 
     def close(self) -> None:
         """Let the workers go, and Ray if it was started for them."""
-        actors, self._actors = self._actors, []
+        with self._lock:
+            actors, self._actors = self._actors, []
         if actors and ray.is_initialized():
             closing = [actor.close.remote() for actor in actors]
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
@@ -140,38 +148,91 @@ class RayCrew(Generic[T, R]):
 
     def _open(self, tasks: Tasks[T, R], workers: int, seconds: float) -> None:
         nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-        mine = tasks(workers or nodes)
-        per_node = math.ceil(len(mine) / nodes)
-        for task in mine:
-            wanted = {"num_cpus": 1, "memory": getattr(task, "memory", None), "scheduling_strategy": "SPREAD"}
-            self._actors.append(HOLDER.options(**wanted).remote(task, per_node))
-        opened = [actor.open.remote() for actor in self._actors]
+        self._tasks = tasks(workers or nodes)
+        self._per_node = math.ceil(len(self._tasks) / nodes)
+        for task in self._tasks:
+            self._actors.append(self._start(task))
+        # This one is asked while the actor is still starting, and a process that dies meanwhile is not the end.
+        opened = [actor.open.options(max_task_retries=MAX_ATTEMPTS - 1).remote() for actor in self._actors]
         late, started, warned = opened, time.monotonic(), False
         while late:
             left = seconds - (time.monotonic() - started)
             ready, late = ray.wait(late, timeout=min(max(0.0, left), LOOK_SECONDS))
             for reference in ready:
-                self._result(reference, opened)
+                self._opened(reference, opened)
             if left <= 0 and late:
-                raise UnavailableError(f"{_names(opened, late)} did not open within {seconds:g} s; {_want(mine)}")
+                told = f"{_names(opened, late)} did not open within {seconds:g} s"
+                raise UnavailableError(f"{told}; {_want(self._tasks)}")
             if late and not ready and not warned:
-                log.warning("%s opening, or waiting for a place; %s", _names(opened, late), _want(mine))
+                log.warning("%s: opening, or waiting for a place; %s", _names(opened, late), _want(self._tasks))
                 warned = True
 
-    def _result(self, reference: Any, among: list[Any]) -> R:
+    def _start(self, task: Task[T, R]) -> Any:
+        wanted = {"num_cpus": 1, "memory": getattr(task, "memory", None), "scheduling_strategy": "SPREAD"}
+        return HOLDER.options(**wanted).remote(task, self._per_node)
+
+    @staticmethod
+    def _opened(reference: Any, among: list[Any]) -> None:
         try:
-            result: Any = ray.get(reference)
-        except RayTaskError as error:
-            raise SightlineError(describe(error)) from None
+            failed = ray.get(reference)
         except RayError as error:
-            log.debug("%s", describe(error))
-            raise UnavailableError(
-                f"{_names(among, [reference])} died {MAX_ATTEMPTS} times on the way to an answer, or cannot be "
-                f"reached ({type(error).__name__}); ask again"
-            ) from None
-        if isinstance(result, SightlineError):
-            raise result
-        return result  # type: ignore[no-any-return]
+            raise UnavailableError(f"{_names(among, [reference])} died while opening ({describe(error)})") from None
+        if failed is not None:
+            raise failed
+
+    def _settled(self, number: int, reference: Any, item: Any, deadline: float) -> R:
+        """Return a worker's answer; ask it again when it died."""
+        name = f"worker {number + 1} of {len(self._tasks)}"
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                result: Any = ray.get(reference, timeout=_left(deadline))
+            except RayActorError as error:
+                log.warning("%s was lost; it is asked again when it is back", name)
+                log.debug("%s", describe(error))
+                reference = self._returned(number, name, deadline).answer.remote(item)
+                continue
+            except RayTaskError as error:
+                raise SightlineError(f"{name}: {describe(error)}") from None
+            except RayError as error:
+                raise UnavailableError(f"{name} gave no answer ({type(error).__name__}); ask again") from None
+            if isinstance(result, SightlineError):
+                raise result
+            return result  # type: ignore[no-any-return]
+        raise UnavailableError(f"{name} died {MAX_ATTEMPTS} times on the way to an answer")
+
+    def _returned(self, number: int, name: str, deadline: float) -> Any:
+        """Return a worker that was lost when it has opened its task anew."""
+        while _left(deadline):
+            actor = self._current(number)
+            try:
+                ray.get(actor.open.remote(), timeout=_left(deadline))
+            except RayActorError as error:
+                time.sleep(min(AGAIN_SECONDS, _left(deadline)))
+                if isinstance(error, ActorDiedError):
+                    self._replace(number, actor)
+            except RayError:
+                break
+            else:
+                return actor
+        raise UnavailableError(
+            f"{name} was lost and has not come back within {self._seconds:g} s; ask again, or allow more time"
+        )
+
+    def _current(self, number: int) -> Any:
+        with self._lock:
+            if not self._actors:
+                raise UnavailableError(LET_GO)
+            return self._actors[number]
+
+    def _replace(self, number: int, dead: Any) -> None:
+        """Start another worker in the place of one that Ray has given up; the first thread to see that does it."""
+        with self._lock:
+            if self._actors and self._actors[number] is dead:
+                self._actors[number] = self._start(self._tasks[number])
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _names(all_of: list[Any], some: list[Any]) -> str:
