@@ -31,9 +31,10 @@ class Originals:
             if self._spec.packs:
                 if found.size > MAX_IMAGE_BYTES:
                     raise UserError(uri, "is too large for an image now", "index the source anew")
-                return store.read(path)
-            # Of a source that is one container, `path` is its name in its folder, as its keys begin.
-            data: bytes | None = self._source.pick(Entry(path=path, size=found.size, etag=found.etag), key, uri)
+                data: bytes | None = store.read(path)
+            else:
+                # Of a source that is one container, `path` is its name in its folder, as its keys begin.
+                data = self._source.pick(Entry(path=path, size=found.size, etag=found.etag), key, uri)
         except (NotFoundError, ShardError):
             data = None
         if data is None:

@@ -22,7 +22,19 @@ from pipeline.serve import page
 from pipeline.serve.desk import BusyError, Desk, Rate
 from pipeline.serve.guard import App, Guard
 from pipeline.serve.metrics import ServeMetrics
-from pipeline.serve.models import BOX, About, Answer, Answers, Ask, Problem, QueryModel, State, VectorsAsk, parse_box
+from pipeline.serve.models import (
+    BOX,
+    About,
+    Answer,
+    Answers,
+    Ask,
+    Problem,
+    QueryModel,
+    SimilarAsk,
+    State,
+    VectorsAsk,
+    parse_box,
+)
 from pipeline.serve.opened import UnknownImageError
 from pipeline.serve.service import Found, Service
 
@@ -41,12 +53,6 @@ PROBLEMS: Responses = {
     }.items()
 }
 Key = Annotated[str, Path(max_length=4096, description="key of an indexed image")]
-Box = Annotated[str | None, Query(pattern=BOX, max_length=200, description="X,Y,W,H in pixels of the original image")]
-
-
-def query_ask(ask: Annotated[Ask, Query()]) -> Ask:
-    """Return the search parameters of a URL."""
-    return ask
 
 
 def form_ask(
@@ -93,11 +99,9 @@ class Routes:
         found = await self._searched(request, lambda data: self._service.by_image(data, corners, ask), image.read)
         return Answer(query=QueryModel(width=found.size[0], height=found.size[1], box=corners), **_answer(found))
 
-    async def similar(
-        self, request: Request, key: Key, ask: Annotated[Ask, Depends(query_ask)], box: Box = None
-    ) -> Answer:
+    async def similar(self, request: Request, key: Key, ask: Annotated[SimilarAsk, Query()]) -> Answer:
         """Search with an indexed image, or with a box of it; the image itself is left out."""
-        corners = _box(box)
+        corners = _box(ask.box)
         found = await self._searched(request, lambda _: self._service.by_key(key, corners, ask))
         size = {"width": found.size[0], "height": found.size[1]}
         return Answer(query=QueryModel(key=key, box=corners, **size), **_answer(found))
@@ -221,6 +225,11 @@ def _explain(app: FastAPI) -> None:
     def told(status: int, reason: str) -> JSONResponse:
         headers = {"Retry-After": "1"} if status in (429, 503) else None
         return JSONResponse({"error": " ".join(reason.split())[:500]}, status, headers)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> JSONResponse:
+        # Starlette raises it again afterwards, and the guard writes it to the log.
+        return told(500, "internal error; the log of the service says more")
 
     @app.exception_handler(BusyError)
     async def busy(_: Request, error: BusyError) -> JSONResponse:

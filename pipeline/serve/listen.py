@@ -31,16 +31,10 @@ class ListenOptions:
     key: str = ""
 
 
-def listen(service: Service, options: ListenOptions, told: Callable[[str], None]) -> None:
-    """Listen until the process is told to end (SIGTERM, SIGINT); told hears the URL once it does.
-
-    UserError when the address cannot be had, or a TLS file not read. The service is entered by the caller.
-    """
+def configured(service: Service, options: ListenOptions) -> uvicorn.Config:
+    """Return uvicorn's settings of a service, which is entered by the caller."""
     limits = service.options.limits
-    for path in filter(None, (options.certificate, options.key)):
-        if not Path(path).is_file():
-            raise UserError(path, "is no file", "name the PEM files of certificate and key")
-    config = uvicorn.Config(
+    return uvicorn.Config(
         create_app(service),
         host=options.host,
         port=options.port,
@@ -56,6 +50,17 @@ def listen(service: Service, options: ListenOptions, told: Callable[[str], None]
         ssl_certfile=options.certificate or None,
         ssl_keyfile=options.key or None,
     )
+
+
+def listen(service: Service, options: ListenOptions, told: Callable[[str], None]) -> None:
+    """Listen until the process is told to end (SIGTERM, SIGINT); told hears the URL once it does.
+
+    UserError when the address cannot be had, or a TLS file not read.
+    """
+    for path in filter(None, (options.certificate, options.key)):
+        if not Path(path).is_file():
+            raise UserError(path, "is no file", "name the PEM files of certificate and key")
+    config = configured(service, options)
     try:
         socket = config.bind_socket()
     except SystemExit:

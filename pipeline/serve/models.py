@@ -35,6 +35,14 @@ class Ask(BaseModel):
     )
 
 
+class SimilarAsk(Ask):
+    """How to search with an indexed image, or with a box of it."""
+
+    box: str | None = Field(
+        default=None, pattern=BOX, max_length=200, description="X,Y,W,H in pixels of the original image"
+    )
+
+
 class VectorsAsk(BaseModel):
     """Queries that are vectors already. recipe: the descriptor_id they were made by, where it is known."""
 

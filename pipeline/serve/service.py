@@ -248,7 +248,9 @@ def _unit(vectors: list[list[float]]) -> Floats:
     if len({len(vector) for vector in vectors}) != 1:
         raise UserError("vectors", "differ in length", "send vectors of one length")
     matrix = np.asarray(vectors, np.float64)
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    if not np.isfinite(norms).all() or not (norms > 0).all():
-        raise UserError("vectors", "have no direction: one is zero, or too long", "send others")
-    return np.asarray(matrix / norms, dtype=np.float32)
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    if not (largest > 0).all():
+        raise UserError("vectors", "have no direction: one is zero", "send others")
+    # First to a size at which squares neither overflow nor vanish.
+    matrix /= largest
+    return np.asarray(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), dtype=np.float32)
