@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from jobs import cli
 from jobs.delete import EditOptions, delete
 from jobs.evaluate import EvaluateOptions, evaluate, lines
 from jobs.progress import Reporter
+from jobs.recipe import RecipeOptions
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats
 from pipeline.evaluate import rank
 from pipeline.evaluate.average_precision import score
 from pipeline.search.engine import SearchIndex, SearchOptions
-from tests.builders import images, jpeg, run, tar_bytes, write_files
+from tests.builders import encoded, images, jpeg, run, tar_bytes, write_files
 from tests.evaluate.roots import FILE, clustered, published
 
 NAMES = [f"class-{n % 6}/{n:03d}.jpg" for n in range(58)] + ["alone/058.jpg", "059.jpg"]
@@ -213,3 +215,21 @@ def test_what_does_not_go_together_is_one_line(
     assert code == 2
     assert error.startswith("sightline: ")
     assert words in error
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["votes", "encoded, kept beside"])
+def test_local_descriptors_ask_too_and_are_verified(tmp_path: Path, kept: bool) -> None:
+    pytest.importorskip("cv2")
+    recipe = tmp_path / "recipe.toml"
+    encode = '[encode]\nmethod = "vlad"\nwords = 4\nkeep = true\n' if kept else ""
+    recipe.write_text(f'[extractor]\nkind = "sift"\nfeatures = 40\n{encode}[indexes.flat]\n')
+    files: dict[str, bytes] = {}
+    for scene in range(4):
+        image = Image.fromarray(np.random.default_rng(scene).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        large = image.resize((256, 192), Image.Resampling.BICUBIC)
+        files |= {f"{scene}/{turn}.png": encoded(large.rotate(turn)) for turn in (0, 10)}
+    run(write_files(tmp_path / "src", files), tmp_path / "root", recipe=RecipeOptions(recipe=str(recipe)))
+    plain = told(root=str(tmp_path / "root"), classes=True)
+    verified = told(root=str(tmp_path / "root"), classes=True, verify=7)
+    assert (plain["queries"], plain["ranked"], verified["mAP"]) == (8, 7, 1.0)
+    assert plain["mAP"] > 0.8
