@@ -50,6 +50,9 @@ def query(
     expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
     box_scale: BoxAs = "own",
     verify: Verify = 0,
+    where: Annotated[
+        str, typer.Option(help="Condition on metadata, key, width and height: \"license = 'cc0' and year > 2015\".")
+    ] = "",
     locate: Annotated[
         bool, typer.Option("--locate", help="Say where in each result the query is; reads the results again.")
     ] = False,
@@ -69,7 +72,7 @@ def query(
     options = query_job.QueryOptions(
         root=root,
         images=images,
-        search=SearchOptions(k=k, index=index, rerank=rerank, expand=as_expansion(expand), verify=verify),
+        search=SearchOptions(k=k, index=index, rerank=rerank, expand=as_expansion(expand), verify=verify, where=where),
         box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
         box_scale=as_box_scale(box_scale),
         locate=locate,

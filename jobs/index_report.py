@@ -8,7 +8,7 @@ from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
 from jobs.output import notices
 from jobs.units import human_bytes
-from pipeline.stages.kinds import extract_spec
+from pipeline.stages.kinds import extract_spec, source_spec
 
 
 def index_json(report: IndexReport) -> dict[str, Any]:
@@ -62,7 +62,19 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
         f"descriptor: {label}",
         *notices(label),
+        *_unknown(report),
         *(f"retrained: {kind}" for kind in report.retrained),
         *(f"{kind} has drifted: {'; '.join(why)}" for kind, why in report.drifted.items()),
         *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
+    ]
+
+
+def _unknown(report: IndexReport) -> list[str]:
+    """Return which metadata no image had: its name, path or type may be wrong, which costs no image."""
+    described = report.stats.get("images", 0)
+    missing = [name for name in source_spec(report.recipe).kinds if report.stats.get(f"null_{name}") == described]
+    if not described or not missing:
+        return []
+    return [
+        f"note: metadata {', '.join(missing)} is null for all {described:.0f} images described; check name and type"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from rich.table import Table
 from jobs.units import human_bytes
 from pipeline.core.names import RANDOM_WEIGHTS
 
+SHOWN_TEXT = 40
+"""Characters of a text of metadata that are shown beside a result."""
 RANDOM_NOTICE = (
     "the weights are random ({origin}), as asked for: results show the pipeline, not what trained weights find"
 )
@@ -83,9 +86,13 @@ def print_hits(data: dict[str, Any]) -> None:
         for name in columns:
             table.add_column(name, justify="right")
         table.add_column("key", overflow="fold")
+        metadata = any("metadata" in hit for hit in result["hits"])
+        if metadata:
+            table.add_column("metadata", overflow="fold")
         for place, hit in enumerate(result["hits"], start=1):
             more = [_told(hit.get(name)) for name in columns]
-            table.add_row(str(place), f"{hit['score']:.4f}", *more, _plain(hit["key"]))
+            about = [_about(hit.get("metadata", {}))] if metadata else []
+            table.add_row(str(place), f"{hit['score']:.4f}", *more, _plain(hit["key"]), *about)
         console.print(table)
     for line in notices(data["descriptor"]):
         console.print(line, markup=False)
@@ -95,6 +102,13 @@ def _told(value: Any) -> str:
     if value is None:
         return ""
     return ",".join(f"{side:.0f}" for side in value) if isinstance(value, tuple | list) else str(value)
+
+
+def _about(metadata: Mapping[str, Any]) -> str:
+    """Return what is known of an image in a line; long texts are cut."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in metadata.items()}
+    short = {name: text if len(text) <= SHOWN_TEXT else f"{text[: SHOWN_TEXT - 1]}…" for name, text in texts.items()}
+    return ", ".join(f"{name}={_plain(text)}" for name, text in short.items() if metadata[name] is not None)
 
 
 def _plain(text: str) -> str:

@@ -220,10 +220,16 @@ class DescriptorReader:
 
     def images(self) -> list[ImageRow]:
         """Return what is known of the images beside descriptors, in order."""
-        rows = self.columns([*IMAGE, *self.metadata]).to_pylist()
+        return self._images(self.columns([*IMAGE, *self.metadata]))
+
+    def take_images(self, images: Ints) -> list[ImageRow]:
+        """Return the same of the given images; see `take`."""
+        return self._images(self.take(images, [*IMAGE, *self.metadata]))
+
+    def _images(self, table: pa.Table) -> list[ImageRow]:
         return [
             ImageRow(**{name: row[name] for name in IMAGE}, metadata={name: row[name] for name in self.metadata})
-            for row in rows
+            for row in table.to_pylist()
         ]
 
     def rows_of(self, images: Ints) -> Ints:

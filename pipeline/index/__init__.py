@@ -28,7 +28,8 @@ class Searcher(Protocol):
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Return (scores (q, k), ids (q, k)), best first, larger is better, id -1 where there are fewer than k.
 
-        queries: (q, d) float32, L2-normalised like the indexed vectors. exclude: sorted ids never to return.
+        queries: (q, d) float32, L2-normalised like the indexed vectors. exclude: sorted ids never to return; what it
+        becomes inside is kept for the next search with the same array, so it must not be changed.
         effort: overrides the setting that the Spec names so, for this search; kinds that have none look at everything.
         Ties are ordered by id. Scores estimate the cosine; `exact` on the Spec tells whether they are exact.
         """

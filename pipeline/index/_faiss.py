@@ -5,9 +5,10 @@ Callers have verified digests; limits on what a file may make faiss allocate are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import faiss
 import numpy as np
@@ -16,6 +17,9 @@ from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Floats, Ints, row_ids
 from pipeline.index import Batch
 
+T = TypeVar("T")
+KEPT = 4
+SPARE = 16
 SLACK = 64 << 20
 """Bytes that an index may need beyond the size of its file."""
 
@@ -108,12 +112,74 @@ def expect(path: Path, index: Any, *, rows: int, dim: int, types: tuple[Any, ...
         raise IntegrityError(path.name, f"holds {index.ntotal} x {index.d} vectors, {rows} x {dim} were recorded")
 
 
-def selector(exclude: Ints) -> Any:
-    """Return a faiss selector of everything but the ids given, and what it needs kept alive; None for no ids."""
+class Remembered(Generic[T]):
+    """What was made of the last few arrays, told apart by identity; thread-safe.
+
+    What many exclusions become takes longer to make than a search, and the same array comes with search after search.
+    """
+
+    def __init__(self, make: Callable[[Ints], T]) -> None:
+        self._make = make
+        self._kept: tuple[tuple[Ints, T], ...] = ()
+
+    def of(self, exclude: Ints) -> T:
+        """Return what is made of an array, which must not change any more."""
+        for array, made in self._kept:
+            if array is exclude:
+                return made
+        new = self._make(exclude)
+        self._kept = ((exclude, new), *self._kept[: KEPT - 1])
+        return new
+
+
+def selector(exclude: Ints, all_ids: Callable[[], Ints], rows: int) -> Any:
+    """Return a faiss selector of ids, and what it needs kept alive; None when nothing is excluded.
+
+    It lists the ids to leave out, or those to take, whichever are fewer: what it lists it looks up in a hash table.
+    """
     if not len(exclude):
         return None
+    if 2 * len(exclude) > rows:
+        return (faiss.IDSelectorBatch(np.setdiff1d(all_ids(), exclude)),)
     batch = faiss.IDSelectorBatch(exclude)
     return faiss.IDSelectorNot(batch), batch
+
+
+def row_selector(exclude: Ints, ids: Ints) -> Any:
+    """Return the same of the rows (n,) of an index, by one bit each, for indexes whose rows are numbered in order."""
+    if not len(exclude):
+        return None
+    bits = np.packbits(~np.isin(ids, exclude), bitorder="little")
+    return faiss.IDSelectorBitmap(bits), bits
+
+
+def first_live(
+    fetch: Callable[[Ints, int], tuple[Floats, Ints]], queries: int, k: int, *, live: int, rows: int
+) -> tuple[Floats, Ints]:
+    """Return (scores (q, k), ids (q, k)) of the k best live ones, where an index knows no selector.
+
+    fetch(which, n) gives the n best of some queries, by their numbers, with id -1 for those that are not live. It is
+    asked for as many as hold k live ones if these lie evenly, and for twice as many of those queries that got fewer.
+    """
+    least = min(k, live)
+    wanted = overfetch(k, live=live, rows=rows)
+    scores, ids = in_order(*fetch(np.arange(queries), wanted))
+    scores, ids = scores[:, :k], ids[:, :k]
+    while wanted < rows:
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < least)
+        if not len(short):
+            break
+        wanted = min(rows, 2 * wanted)
+        more = in_order(*fetch(short, wanted))
+        scores[short], ids[short] = more[0][:, :k], more[1][:, :k]
+    return scores, ids
+
+
+def overfetch(k: int, *, live: int, rows: int) -> int:
+    """Return how many rows hold k live ones if these lie evenly among them, with something to spare."""
+    if live >= rows:
+        return min(k, rows)
+    return min(rows, max(k, math.ceil(1.25 * k * rows / max(1, live)) + SPARE))
 
 
 def in_order(scores: Floats, ids: Ints) -> tuple[Floats, Ints]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
@@ -21,6 +22,7 @@ from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _binary, _faiss
 
+Marks = npt.NDArray[np.bool_]
 HASH_BITS, PER_BUCKET = 16, 16
 """Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
 
@@ -144,6 +146,7 @@ class BinarySearcher:
         self._index, self._ids, self._tensors, self._bits = index, ids, tensors, int(index.d)
         self._exhaustive = index
         self.rows, self.dim = len(ids), dim
+        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
         self._widened, self._nprobe = threading.Lock(), spec.nprobe
         if spec.storage == "ivf":
             index.nprobe = self._nprobe = min(spec.nprobe, index.nlist)
@@ -164,33 +167,37 @@ class BinarySearcher:
         exclude: Ints,
         effort: int | None = None,  # noqa: ARG002 - has none
     ) -> tuple[Floats, Ints]:
-        """Search; where that finds fewer live codes than there are, scan all. What is excluded is fetched on top."""
+        """Search; where that finds fewer live codes than there are, scan all. More are fetched than are excluded."""
         k = min(k, self.rows)
         codes = _binary.encode(np.ascontiguousarray(queries), self._tensors, self._bits)
-        buried = int(np.isin(self._ids, exclude).sum()) if len(exclude) else 0
-        wanted = min(self.rows, k + buried)
-        distance, ids = self._found(self._index, codes, wanted, exclude)
-        short = np.flatnonzero((ids[:, :wanted] >= 0).sum(axis=1) < min(k, self.rows - buried))
+        buried = self._buried.of(exclude)
+        live = self.rows - int(buried.sum())
+        wanted = _faiss.overfetch(k, live=live, rows=self.rows)
+        scores, ids = _faiss.in_order(*self._found(self._index, codes, wanted, buried))
+        scores, ids = scores[:, :k], ids[:, :k]
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, live))
         if len(short):
-            distance[short], ids[short] = self._all(codes[short], wanted, exclude)
-        scores, ids = _faiss.in_order(np.cos(np.pi * distance / self._bits), ids)
-        return scores[:, :k], ids[:, :k]
+            missed = codes[short]
+            scores[short], ids[short] = _faiss.first_live(
+                lambda which, count: self._all(missed[which], count, buried), len(missed), k, live=live, rows=self.rows
+            )
+        return scores, ids
 
-    def _found(self, index: Any, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+    def _found(self, index: Any, codes: _binary.Codes, k: int, buried: Marks) -> tuple[Floats, Ints]:
+        """Return scores and ids; -1 for those that are buried, or were not found."""
         distance, rows = index.search(codes, k)
-        ids = np.where(rows < 0, -1, self._ids[np.maximum(rows, 0)])
-        if len(exclude):
-            ids = np.where(np.isin(ids, exclude), -1, ids)
-        return distance.astype(np.float32), ids
+        there = np.maximum(rows, 0)
+        ids = np.where((rows < 0) | buried[there], -1, self._ids[there])
+        return np.cos(np.pi * distance.astype(np.float32) / self._bits), ids
 
-    def _all(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+    def _all(self, codes: _binary.Codes, k: int, buried: Marks) -> tuple[Floats, Ints]:
         if not isinstance(self._exhaustive, faiss.IndexBinaryIVF):
-            return self._found(self._exhaustive, codes, k, exclude)
+            return self._found(self._exhaustive, codes, k, buried)
         # faiss takes no parameters with a binary search, and other threads search the same lists.
         with self._widened:
             self._exhaustive.nprobe = self._exhaustive.nlist
             try:
-                return self._found(self._exhaustive, codes, k, exclude)
+                return self._found(self._exhaustive, codes, k, buried)
             finally:
                 self._exhaustive.nprobe = self._nprobe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import faiss
 import numpy as np
@@ -47,14 +47,16 @@ class Spec(IndexSpec):
         index = _faiss.read(path)
         _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIDMap,))
         _faiss.expect(path, faiss.downcast_index(index.index), rows=rows, dim=dim, types=(faiss.IndexFlat,))
-        return FlatSearcher(index)
+        return FlatSearcher(index, faiss.downcast_index(index.index))
 
 
 class FlatSearcher:
     """See pipeline.index.Searcher."""
 
-    def __init__(self, index: faiss.IndexIDMap) -> None:
-        self._index = index
+    def __init__(self, index: Any, vectors: Any) -> None:
+        self._index, self._vectors = index, vectors
+        self._ids = faiss.vector_to_array(index.id_map)
+        self._selectors = _faiss.Remembered(lambda exclude: _faiss.row_selector(exclude, self._ids))
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(
@@ -66,7 +68,7 @@ class FlatSearcher:
         effort: int | None = None,  # noqa: ARG002 - has none
     ) -> tuple[Floats, Ints]:
         """Return exact inner products."""
-        keep = _faiss.selector(exclude)
+        keep = self._selectors.of(exclude)
         parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None
-        scores, ids = self._index.search(np.ascontiguousarray(queries), min(k, self.rows), params=parameters)
-        return _faiss.in_order(scores, ids)
+        scores, rows = self._vectors.search(np.ascontiguousarray(queries), min(k, self.rows), params=parameters)
+        return _faiss.in_order(scores, np.where(rows < 0, -1, self._ids[rows]))

@@ -17,6 +17,8 @@ from threadpoolctl import threadpool_limits
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _faiss
 
+SCAN_BELOW = 0.1
+"""Share of live vectors below which all of these are compared: a walk would mostly meet others."""
 OVERHEAD = 24
 """Bytes per row beside vector and links: the id, the level and where the links begin."""
 
@@ -102,24 +104,30 @@ class HnswSearcher:
     """See pipeline.index.Searcher."""
 
     def __init__(self, index: Any, graph: Any, ef_search: int) -> None:
-        self._index, self._storage, self._ef = index, faiss.downcast_index(graph.storage), ef_search
+        self._index, self._graph, self._ef = index, graph, ef_search
+        self._storage = faiss.downcast_index(graph.storage)
         self._ids = faiss.vector_to_array(index.id_map)
+        self._selectors = _faiss.Remembered(lambda exclude: _faiss.row_selector(exclude, self._ids))
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Walk the graph; where that finds fewer than there are, look at every vector."""
+        """Walk the graph, further the fewer are live; where that finds fewer than there are, look at every vector."""
         queries, k = np.ascontiguousarray(queries), min(k, self.rows)
-        keep = _faiss.selector(exclude)
+        keep = self._selectors.of(exclude)
+        share = max(0, self.rows - len(exclude)) / max(1, self.rows)
+        if share < SCAN_BELOW:
+            return _faiss.in_order(*self._scan(queries, k, keep))
         parameters = faiss.SearchParametersHNSW(
-            efSearch=max(effort or self._ef, 2 * k), **({"sel": keep[0]} if keep is not None else {})
+            efSearch=int(max(effort or self._ef, 2 * k) / share), **({"sel": keep[0]} if keep is not None else {})
         )
-        scores, ids = self._index.search(queries, k, params=parameters)
+        scores, rows = self._graph.search(queries, k, params=parameters)
+        ids = np.where(rows < 0, -1, self._ids[rows])
         short = np.flatnonzero((ids < 0).sum(axis=1) > max(0, k - (self.rows - len(exclude))))
         if len(short):
-            scores[short], ids[short] = self._scan(queries[short], k, exclude)
+            scores[short], ids[short] = self._scan(queries[short], k, keep)
         return _faiss.in_order(scores, ids)
 
-    def _scan(self, queries: Floats, k: int, exclude: Ints) -> tuple[Floats, Ints]:
-        live = faiss.IDSelectorBatch(np.flatnonzero(~np.isin(self._ids, exclude)))
-        scores, rows = self._storage.search(queries, k, params=faiss.SearchParameters(sel=live))
+    def _scan(self, queries: Floats, k: int, keep: Any) -> tuple[Floats, Ints]:
+        parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None
+        scores, rows = self._storage.search(queries, k, params=parameters)
         return scores, np.where(rows < 0, -1, self._ids[rows])

@@ -203,23 +203,31 @@ class IvfPqSearcher:
         self._index, self._plain, self._nprobe = index, plain, nprobe
         self._transformed = isinstance(index, faiss.IndexPreTransform)
         self.rows, self.dim = int(index.ntotal), int(index.d)
+        self._selectors = _faiss.Remembered(lambda exclude: _faiss.selector(exclude, self._ids, self.rows))
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Search nprobe lists, and all of them where those hold fewer than k."""
+        """Search nprobe lists, and all of them where those hold fewer than k of the live vectors."""
         k = min(k, self.rows)
         # Fast scan finds garbage when asked for more lists than there are.
         nprobe = min(effort or self._nprobe, int(faiss.extract_index_ivf(self._index).nlist))
         scores, ids = self._probe(self._index, queries, k, exclude, nprobe)
-        short = np.flatnonzero((ids < 0).any(axis=1)) if k <= self.rows - len(exclude) else np.zeros(0, np.int64)
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, self.rows - len(exclude)))
         if len(short):
             more = faiss.extract_index_ivf(self._index).nlist
             scores[short], ids[short] = self._probe(self._plain, queries[short], k, exclude, more)
         return _faiss.in_order(scores, ids)
 
     def _probe(self, index: Any, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
-        keep = _faiss.selector(exclude)
+        keep = self._selectors.of(exclude)
         parameters = faiss.SearchParametersIVF(nprobe=nprobe, **({"sel": keep[0]} if keep is not None else {}))
         if self._transformed:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
         scores, ids = index.search(np.ascontiguousarray(queries), k, params=parameters)
         return scores, ids
+
+    def _ids(self) -> Ints:
+        """Return the ids of all lists, in no order."""
+        lists = faiss.extract_index_ivf(self._plain).invlists
+        sizes = [lists.list_size(number) for number in range(lists.nlist)]
+        parts = [faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size]
+        return np.concatenate([np.zeros(0, np.int64), *parts])

@@ -137,6 +137,7 @@ class KdTreeSearcher:
         self._vectors, self._ids, self._checks = tensors["vectors"], tensors["ids"], checks
         self.rows, self.dim = self._vectors.shape
         self._index: Any = None
+        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
         if self.rows > 1:
             forest, trees = tensors.get("forest"), int(tensors["trees"][0])
             if forest is None or not _whole(forest, self.rows, self.dim, trees):
@@ -152,7 +153,7 @@ class KdTreeSearcher:
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search the forest; where that finds fewer live vectors than there are, compare with all."""
         k = min(k, self.rows)
-        buried = np.isin(self._ids, exclude) if len(exclude) else np.zeros(self.rows, bool)
+        buried = self._buried.of(exclude)
         live = self.rows - int(buried.sum())
         wanted = min(self.rows, k + self.rows - live)
         if self._index is None or 4 * wanted >= self.rows:

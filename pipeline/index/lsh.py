@@ -125,6 +125,8 @@ class LshSearcher:
     def __init__(self, index: Any, inner: Any) -> None:
         self._index, self._bits = index, int(inner.nbits)
         self._ids = faiss.vector_to_array(index.id_map)
+        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
+        self._codes = faiss.downcast_index(index.index)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(
@@ -135,12 +137,14 @@ class LshSearcher:
         exclude: Ints,
         effort: int | None = None,  # noqa: ARG002 - has none
     ) -> tuple[Floats, Ints]:
-        """Rank codes; IndexLSH knows no selector, so what is excluded is fetched on top and dropped."""
-        buried = int(np.isin(self._ids, exclude).sum()) if len(exclude) else 0
-        wanted = min(self.rows, k + buried)
-        distance, ids = self._index.search(np.ascontiguousarray(queries), wanted)
-        if len(exclude):
-            ids = np.where(np.isin(ids, exclude), -1, ids)
-        scores = np.cos(np.pi * distance / self._bits).astype(np.float32)
-        scores, ids = _faiss.in_order(scores, ids)
-        return scores[:, :k], ids[:, :k]
+        """Rank codes; IndexLSH knows no selector, so more are fetched and what is excluded is dropped."""
+        buried = self._buried.of(exclude)
+        queries = np.ascontiguousarray(queries)
+
+        def fetch(which: Ints, count: int) -> tuple[Floats, Ints]:
+            distance, rows = self._codes.search(queries[which], count)
+            ids = np.where(buried[rows], -1, self._ids[rows])
+            return np.cos(np.pi * distance / self._bits).astype(np.float32), ids
+
+        live = self.rows - int(buried.sum())
+        return _faiss.first_live(fetch, len(queries), k, live=live, rows=self.rows)

@@ -32,6 +32,8 @@ class Augmented:
         """Return the k best hits of each query (q, d), exactly; expanded first where options say so."""
         if options.verify:
             raise UserError("--augment", "ranks by vectors alone", "leave --verify out")
+        if options.where:
+            raise UserError("--augment", "ranks every image", "leave the condition out")
         if options.expand is not None and len(self.vectors):
             k, alpha = options.expand
             queries = expand(queries, self.vectors[best(queries @ self.vectors.T, k)], alpha)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.metadata import Value
 from pipeline.core.types import DescriptorBatch, Floats, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
@@ -17,16 +19,18 @@ from pipeline.search.merge import Candidates, ranked
 from pipeline.table import DescriptorReader, ImageRow
 
 _OPEN_FILES = 256
+NAMED = ("key", "uri", "width", "height")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """What a result is called, and the size of the original image in pixels."""
+    """What a result is called, the size of the original image in pixels, and its metadata where that is asked for."""
 
     key: str
     uri: str
     width: int
     height: int
+    metadata: Mapping[str, Value] | None = None
 
 
 class StoredDescriptors:
@@ -63,9 +67,13 @@ class StoredDescriptors:
     def image(self, file: int, row: int) -> ImageRow:
         """Return what is known of an image beside its descriptor."""
         with self._lock:
-            columns = list(ImageRow.__dataclass_fields__)
-            (values,) = self._reader(file).take(np.array([row]), columns).to_pylist()
-        return ImageRow(**values)
+            (found,) = self._reader(file).take_images(np.array([row]))
+        return found
+
+    def columns(self, number: int, names: Sequence[str]) -> pa.Table:
+        """Return some columns of the images of a descriptor file, in order."""
+        with self._lock:
+            return self._reader(number).columns(names)
 
     def keys(self, number: int) -> list[str]:
         """Return the keys of a descriptor file, in the order of its images."""
@@ -85,15 +93,17 @@ class StoredDescriptors:
         with self._lock:
             return bool(self._files.num_rows) and (self._reader(0).is_local or self._reader(0).local_dim > 0)
 
-    def names(self, file: Ints, row: Ints) -> list[Named]:
-        """Return keys and URIs of the given rows."""
+    def names(self, file: Ints, row: Ints, *, metadata: bool = False) -> list[Named]:
+        """Return what the images of the given rows are called; with metadata where the recipe carries any."""
         out: list[Named | None] = [None] * len(file)
         with self._lock:
             for number in np.unique(file):
                 mine = np.flatnonzero(file == number)
-                table = self._reader(int(number)).take(row[mine], ["key", "uri", "width", "height"])
-                for place, values in zip(mine, table.to_pylist(), strict=True):
-                    out[int(place)] = Named(**values)
+                reader = self._reader(int(number))
+                more = list(reader.metadata) if metadata else []
+                for place, values in zip(mine, reader.take(row[mine], [*NAMED, *more]).to_pylist(), strict=True):
+                    told = {name: values.pop(name) for name in more}
+                    out[int(place)] = Named(**values, metadata=told or None)
         return [name for name in out if name is not None]
 
     def rerank(self, query: Floats, candidates: Candidates) -> Candidates:

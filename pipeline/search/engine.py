@@ -5,7 +5,7 @@ Opens what the snapshot names, verified; publishes nothing. Queries are vectors 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
+from pipeline.core.metadata import Value, plain
 from pipeline.core.storage import open_store
 from pipeline.core.types import Floats
 from pipeline.index import IndexSpec
@@ -23,9 +24,11 @@ from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.expand import expand
+from pipeline.search.filters import FEW, Filters
 from pipeline.search.keys import Keys
 from pipeline.search.merge import Candidates, joined
 from pipeline.search.parts import LocalParts, PartQuery, Parts
+from pipeline.sources import SourceSpec
 
 PREFERENCE = ("flat", "ivfpq")
 """Which index answers when the caller names none: the exact one, else the best approximate one."""
@@ -36,7 +39,8 @@ class Hit:
     """One result; score is the cosine with the query, of local descriptors the share of votes.
 
     inliers: matches that agree in geometry, where that was looked at. box: where the query is, as x, y, width, height
-    in pixels of the original image, where it was located. width, height: of the original image.
+    in pixels of the original image, where it was located. width, height: of the original image. metadata: what the
+    recipe carries, None where it carries none.
     """
 
     key: str
@@ -46,10 +50,12 @@ class Hit:
     height: int
     inliers: int | None = None
     box: tuple[float, float, float, float] | None = None
+    metadata: Mapping[str, Value] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is known."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        """Return what is known, times as ISO 8601."""
+        told = {name: value for name, value in vars(self).items() if value is not None}
+        return told | ({"metadata": plain(self.metadata)} if self.metadata is not None else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,9 @@ class SearchOptions:
 
     expand: (K, ALPHA) of query expansion, after which the search is made anew. verify: candidates whose geometry is
     compared with the query's, by local descriptors; those come first that most matches agree on. effort: what the index
-    kind calls nprobe, ef_search or checks, None for the recipe's.
+    kind calls nprobe, ef_search or checks, None for the recipe's. where: a condition on metadata, see where.py; nothing
+    else is looked at, so that k matching images come when k exist. few: up to so many matching images are compared one
+    by one, exactly, rather than found by the index; None for max(10,000, 10 x the candidates looked at).
     """
 
     k: int = 10
@@ -67,6 +75,8 @@ class SearchOptions:
     expand: tuple[int, float] | None = None
     verify: int = 0
     effort: int | None = None
+    where: str = ""
+    few: int | None = None
 
 
 class SearchIndex:
@@ -86,6 +96,9 @@ class SearchIndex:
         self.stored = StoredDescriptors(catalog, lists.descriptors, path)
         self.dim = self.stored.dim
         self._keys = Keys(catalog, snapshot.listing, lists, self._dead, self.stored)
+        source = snapshot.recipe.source
+        metadata = source.kinds if isinstance(source, SourceSpec) else {}
+        self._filters = Filters(self.stored, self._ids, self._dead, metadata)
         self._parts: Parts = LocalParts(catalog, snapshot, lists, path) if parts is None else parts
 
     @classmethod
@@ -174,7 +187,7 @@ class SearchIndex:
 
     def hits(self, found: Candidates) -> list[Hit]:
         """Return candidates with their names."""
-        names = self.stored.names(found.file, found.row)
+        names = self.stored.names(found.file, found.row, metadata=True)
         scores = found.score.tolist()
         return [Hit(score=score, **vars(name)) for name, score in zip(names, scores, strict=True)]
 
@@ -193,7 +206,14 @@ class SearchIndex:
         wanted = max(100, 10 * options.k) if options.rerank is None else options.rerank
         rerank = 0 if spec.exact or self.is_local else wanted
         depth = max(depth, rerank)
-        merged = self._parts.search(spec, PartQuery(queries=queries, depth=depth, effort=options.effort))
+        asked = PartQuery(queries=queries, depth=depth, effort=options.effort)
+        if options.where:
+            matches = self._filters.matches(options.where)
+            few = max(FEW, 10 * depth) if options.few is None else options.few
+            if matches.count <= few and not self.is_local:
+                return self._filters.exact(matches, queries, options.k)
+            asked = replace(asked, hidden=matches.hidden, hidden_as=matches.where)
+        merged = self._parts.search(spec, asked)
         if rerank:
             # Beyond the depth of re-ranking results keep the order of the index, and its estimated scores.
             pairs = zip(queries, merged, strict=True)

@@ -7,6 +7,7 @@ engine's business.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from pipeline.publish.snapshot import Snapshot
 from pipeline.search.merge import Candidates, located, ranked
 
 NOTHING = Candidates(score=np.zeros(0, np.float32), file=np.zeros(0, np.int64), row=np.zeros(0, np.int64))
+KEPT = 4
+"""Sets of hidden images that are remembered; a search index keeps as many selectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +36,15 @@ class PartQuery:
     """What is asked of index shards: the `depth` best of each query (q, d).
 
     effort: see pipeline.index.IndexSpec. hidden: images that are not to be found, beside those that are buried;
-    sorted rows by descriptor file id.
+    sorted rows by descriptor file id. hidden_as: a name for them, under which what they become is kept for the next
+    query: equal names mean equal rows. "" keeps nothing.
     """
 
     queries: Floats
     depth: int
     effort: int | None = None
     hidden: Rows | None = None
+    hidden_as: str = ""
 
 
 class Parts(Protocol):
@@ -77,15 +82,14 @@ class LocalParts:
         self._dead = manifests.tombstones(lists.tombstones)
         self._dim = int(lists.descriptors["dim"][0].as_py()) if lists.descriptors.num_rows else 0
         self._parts: dict[str, list[_Part]] = {}
+        self._hidden: OrderedDict[tuple[str, str], list[Ints]] = OrderedDict()
         self._lock = threading.Lock()
 
     def search(self, spec: IndexSpec, query: PartQuery) -> list[Candidates]:
         """Search shard after shard; each returns as many as are live in it, so that k live ones come when k exist."""
         per_query: list[list[Candidates]] = [[] for _ in range(len(query.queries))]
-        for part in self._opened(spec):
-            exclude = part.exclude
-            if query.hidden:
-                exclude = np.union1d(exclude, _ids_of(part.names, query.hidden))
+        parts = self._opened(spec)
+        for part, exclude in zip(parts, self._excluded(spec.kind, parts, query), strict=True):
             # Ids name images: of local descriptors there are more rows than images, and this is an upper bound.
             live = part.searcher.rows - len(exclude)
             if live > 0:
@@ -95,6 +99,22 @@ class LocalParts:
                     found.append(located(scores[number], ids[number], part.files))
         return [ranked(found).first(query.depth) if found else NOTHING for found in per_query]
 
+    def _excluded(self, kind: str, parts: Sequence[_Part], query: PartQuery) -> list[Ints]:
+        """Return the ids of each part that are buried or hidden; the same arrays for the same names."""
+        hidden, name = query.hidden, (kind, query.hidden_as)
+        if not hidden:
+            return [part.exclude for part in parts]
+        with self._lock:
+            known = self._hidden.get(name) if query.hidden_as else None
+        excluded = known or [np.union1d(part.exclude, _ids_of(part.names, hidden)) for part in parts]
+        if query.hidden_as:
+            with self._lock:
+                self._hidden[name] = excluded
+                self._hidden.move_to_end(name)
+                while len(self._hidden) > KEPT:
+                    self._hidden.popitem(last=False)
+        return excluded
+
     def load(self, spec: IndexSpec) -> None:
         """Open the shards of a kind now, rather than when it is first asked for."""
         self._opened(spec)
@@ -103,6 +123,7 @@ class LocalParts:
         """Forget the opened files; who made the folder removes it."""
         with self._lock:
             self._parts = {}
+            self._hidden.clear()
 
     def _opened(self, spec: IndexSpec) -> list[_Part]:
         with self._lock:

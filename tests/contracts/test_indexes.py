@@ -113,6 +113,30 @@ def test_excluded_ids_never_come_back_and_k_live_ones_do(spec: IndexSpec, tmp_pa
     assert not np.isin(ids, dead).any()
 
 
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.004])
+@pytest.mark.parametrize("where", ["anywhere", "far away"])
+def test_what_is_left_of_a_filter_is_found(spec: IndexSpec, share: float, where: str, tmp_path: Path) -> None:
+    """Live vectors lie evenly, or are those least like the query, which an index looks at last."""
+    x = unit(2000, 32)
+    resolved, searcher = filled(spec, x, tmp_path)
+    exact = x[:1] @ x.T
+    order = np.random.default_rng(3).permutation(2000) if where == "anywhere" else np.argsort(exact[0])
+    live = np.sort(order[: int(share * 2000)])
+    dead = np.setdiff1d(np.arange(2000), live)
+    best = live[np.argsort(-exact[0, live], kind="stable")][:20]
+    for _ in range(2):
+        scores, ids = searcher.search(x[:3], 20, exclude=dead)
+        assert ((ids >= 0).sum(axis=1) == min(20, len(live))).all()
+        assert np.isin(ids[ids >= 0], live).all()
+        assert (np.diff(scores[:, : len(best)], axis=1) <= 0).all()
+    if resolved.exact:
+        assert ids[0, : len(best)].tolist() == best.tolist()
+    everything, _ = searcher.search(x[:1], 2000, exclude=NOBODY)
+    whole, theirs = searcher.search(x[:1], 2000, exclude=dead)
+    assert sorted(theirs[theirs >= 0].tolist()) == live.tolist()
+    assert np.isin(np.round(whole[theirs >= 0], 4), np.round(everything, 4)).all(), "scores do not depend on filters"
+
+
 def test_asking_for_more_than_there_is_gives_what_there_is(spec: IndexSpec, tmp_path: Path) -> None:
     x = unit(30, 16)
     _, searcher = filled(spec, x, tmp_path)
