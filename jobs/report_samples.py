@@ -220,7 +220,8 @@ def drawn_queries(index: SearchIndex, lists: Lists, count: int, pictures: Pictur
             batch = DescriptorBatch.of_images(index.stored.vectors(np.array([file]), np.array([row])))
             size = (name.width, name.height)
         if len(batch.vectors):
-            query = Query(batch=batch, width=size[0], height=size[1], recipe=index.snapshot.recipe.descriptor_id)
+            recipe = index.snapshot.recipe.descriptor_id
+            query = Query(batch=batch, width=size[0], height=size[1], recipe=recipe, whole=size)
             yield pictures.of(name.key, name.uri, size=size), query
 
 
