@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +12,15 @@ from jobs._main import run_module
 from jobs.progress import Reporter
 from jobs.sweep_plot import FORMS, draw
 from pipeline.core.errors import UserError
-from pipeline.core.storage import split_location
+from pipeline.core.storage import open_store, split_location
 from pipeline.evaluate.settings import Goal
 from pipeline.evaluate.sweep import Point, questions
 from pipeline.evaluate.tuning import tune
+from pipeline.index import IndexSpec
+from pipeline.publish import manifests
+from pipeline.publish.catalog import Catalog
+from pipeline.publish.lists import load_lists
+from pipeline.publish.snapshot import Snapshot
 from pipeline.search.engine import SearchIndex
 
 
@@ -54,7 +59,8 @@ def sweep(options: SweepOptions, reporter: Reporter) -> dict[str, Any]:
                 phase.advance()
                 reporter.say(_said(named, as_json(point)))
 
-            found = tune(index, asked, spec.kind, options.goal, hear)
+            size = row_bytes(Catalog(open_store(options.root)), index.snapshot, spec)
+            found = tune(index, asked, spec.kind, replace(options.goal, row_bytes=size), hear)
         data = {
             "snapshot": index.snapshot.version,
             "index": spec.kind,
@@ -75,6 +81,14 @@ def sweep(options: SweepOptions, reporter: Reporter) -> dict[str, Any]:
         store, name = split_location(options.plot)
         store.write(name, draw(data, options.plot.rpartition(".")[2]))
     return data
+
+
+def row_bytes(catalog: Catalog, snapshot: Snapshot, spec: IndexSpec) -> int | None:
+    """Return what a vector takes in the published index shards of a kind, None where it has none."""
+    shards = manifests.index_shards(load_lists(catalog, snapshot).indexes)
+    mine = [shard for shard in shards if shard.fingerprint == snapshot.recipe.index_id(spec)]
+    rows = sum(shard.rows for shard in mine)
+    return round(sum(shard.artifact.bytes - shard.trained.bytes for shard in mine) / rows) if rows else None
 
 
 def as_json(point: Point) -> dict[str, Any]:

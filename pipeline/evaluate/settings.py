@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.evaluate.sweep import EPSILON, Point, Questions, least_rerank, measure, recall, resolved
 from pipeline.index import IndexSpec
@@ -18,7 +18,7 @@ FINALISTS, ROUNDS = 3, 2
 class Goal:
     """What is wanted, and what may be tried: efforts and numbers of re-ranked candidates, () for any.
 
-    deepest: most candidates to re-rank where those are free. seconds: see `measure`.
+    deepest: most candidates to re-rank where those are free. seconds: see `measure`. row_bytes: see `resolved`.
     """
 
     target: float = 0.95
@@ -27,6 +27,7 @@ class Goal:
     reranks: tuple[int, ...] = ()
     deepest: int = 1000
     seconds: float = 2.0
+    row_bytes: int | None = None
 
 
 class Settings:
@@ -41,7 +42,7 @@ class Settings:
         told: Callable[[Point], None] | None,
     ) -> None:
         self.index, self.asked, self.kind, self.goal, self.told = index, asked, kind, goal, told
-        self.spec: IndexSpec = resolved(index, kind)
+        self.spec: IndexSpec = resolved(index, kind, goal.row_bytes)
         self.start: int | None = getattr(self.spec, self.spec.effort) if self.spec.effort else None
         self.most = int(getattr(self.spec, "nlist", None) or max(1, index.images))
         self.deepest = 0 if self.spec.exact else min(max(goal.reranks, default=goal.deepest), index.images)
@@ -53,7 +54,7 @@ class Settings:
         """Measure a setting, once."""
         if (effort, rerank) not in self.points:
             found = measure(self.index, self.asked, self.kind, effort, rerank, self.goal.seconds)
-            self.points[effort, rerank] = found
+            found = self.points[effort, rerank] = replace(found, bytes=self.spec.row_bytes(self.index.dim))
             if self.told is not None:
                 self.told(found)
         return self.points[effort, rerank]
@@ -79,6 +80,7 @@ class Settings:
         for _ in range(ROUNDS):
             for point in self.good[:FINALISTS]:
                 again = measure(self.index, self.asked, self.kind, point.effort, point.rerank, self.goal.seconds)
+                again = replace(again, bytes=point.bytes)
                 self.points[point.effort, point.rerank] = min(again, point, key=lambda one: one.p50)
 
     def attempt(self, effort: int | None) -> Point | None:

@@ -151,8 +151,13 @@ def measure(
     )
 
 
-def resolved(index: SearchIndex, kind: str) -> IndexSpec:
-    """Return the settings of an index kind, those that were left open as they are chosen for its rows at training."""
+def resolved(index: SearchIndex, kind: str, row_bytes: int | None = None) -> IndexSpec:
+    """Return the settings of an index kind, those that were left open as they are chosen for its rows at training.
+
+    row_bytes: what a vector takes in the published files, where that is known: codes that were made smaller to fit a
+    budget of memory are seen by nothing else.
+    """
     spec = index.spec(kind)
     rows = next((fit.trained.rows for fit in index.snapshot.fitness if fit.kind == spec.kind), index.images)
-    return spec.resolve(rows=max(1, rows), dim=index.dim)
+    budget = None if row_bytes is None else row_bytes * max(1, rows)
+    return spec.resolve(rows=max(1, rows), dim=index.dim, memory_bytes=budget)

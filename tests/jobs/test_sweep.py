@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs import cli
+from jobs.recipe import RecipeOptions
+from tests.builders import run
 from tests.evaluate.roots import clustered, published
 
 INDEXES = "[indexes.flat]\n[indexes.ivfpq]\nm = 4\nnlist = 16\nnprobe = 4\n[indexes.lsh]\n"
@@ -47,6 +50,21 @@ def test_where_nothing_is_found_it_is_said_why(root: Path, capsys: pytest.Captur
     assert "re-ranking limits" in out
     assert cli.run(["sweep", str(root), *QUICKLY, "--index", "flat"]) == 0
     assert "more than the 64 allowed" in capsys.readouterr().out
+
+
+def test_codes_that_a_budget_made_smaller_are_counted_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, _ = clustered(600, 16, 20)
+    (tmp_path / "src").mkdir()
+    np.save(tmp_path / "src" / "a.npy", x)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[source]\nkind = "npy"\n[extractor]\nkind = "precomputed"\ndim = 16\n[indexes.ivfpq]\n')
+    options = RecipeOptions(recipe=str(recipe))
+    run(tmp_path / "src", tmp_path / "root", recipe=options, memory_bytes=600 * 10)
+    assert cli.run(["sweep", str(tmp_path / "root"), *QUICKLY, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {point["bytes"] for point in told["points"]} == {10}, "two bytes of code, eight of the id"
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])
