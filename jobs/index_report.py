@@ -75,6 +75,4 @@ def _unknown(report: IndexReport) -> list[str]:
     missing = [name for name in source_spec(report.recipe).kinds if report.stats.get(f"null_{name}") == described]
     if not described or not missing:
         return []
-    return [
-        f"note: metadata {', '.join(missing)} is null for all {described:.0f} images described; check name and type"
-    ]
+    return [f"note: metadata {', '.join(missing)} is null for every image described; check name and type"]
