@@ -155,7 +155,7 @@ class KdTreeSearcher:
         k = min(k, self.rows)
         buried = self._buried.of(exclude)
         live = self.rows - int(buried.sum())
-        wanted = min(self.rows, k + self.rows - live)
+        wanted = _faiss.overfetch(k, live=live, rows=self.rows)
         if self._index is None or 4 * wanted >= self.rows:
             return self._all(queries, k, buried)
         checks = max(effort or self._checks, 4 * wanted)

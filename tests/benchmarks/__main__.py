@@ -26,6 +26,7 @@ NAMES = (
     "million",
     "growth",
     "faiss_ratio",
+    "filters",
     "increment",
     "control_plane",
     "ray_scaling",
