@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.core.errors import UserError
 from pipeline.evaluate.settings import Settings
-from pipeline.evaluate.sweep import EPSILON, recall
+from pipeline.evaluate.sweep import EPSILON
 from pipeline.index import IndexSpec
 from pipeline.search.engine import SearchIndex
 
@@ -43,7 +43,7 @@ def limits(search: Settings) -> list[str]:
                 f"candidates, {effort} {most:.3f}; try more"
             )
     deeper = min(2 * max(search.deepest, search.asked.k), search.index.images)
-    more = recall(search.index, search.asked, search.kind, effort, deeper)
+    more = search.recall(effort, deeper)
     if more - most > SATURATED:
         told.append(
             f"re-ranking limits: {deeper} candidates hold {more:.3f} of the neighbours, {search.deepest} {most:.3f}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.evaluate.sweep import EPSILON, Point, Questions, least_rerank, measure, recall, resolved
+from pipeline.evaluate.sweep import EPSILON, Point, Questions, Setting, least_rerank, recall, resolved, timed
 from pipeline.index import IndexSpec
 from pipeline.search.engine import SearchIndex
 
@@ -31,7 +31,7 @@ class Goal:
 
 
 class Settings:
-    """What has been measured so far."""
+    """What is known so far of the settings of an index kind: recall of some, times of fewer."""
 
     def __init__(
         self,
@@ -49,15 +49,26 @@ class Settings:
         self.points: dict[tuple[int | None, int], Point] = {}
         self.reached: dict[int | None, float] = {}
         self.needed: dict[int | None, int | None] = {}
+        self._recalls: dict[tuple[int | None, int], float] = {}
+
+    def recall(self, effort: int | None, rerank: int) -> float:
+        """Return the recall of a setting, measured once; nothing is timed."""
+        if (effort, rerank) not in self._recalls:
+            self._recalls[effort, rerank] = recall(self.index, self.asked, self.kind, effort, rerank)
+        return self._recalls[effort, rerank]
 
     def point(self, effort: int | None, rerank: int) -> Point:
-        """Measure a setting, once."""
+        """Return a setting's recall and times, measured once."""
         if (effort, rerank) not in self.points:
-            found = measure(self.index, self.asked, self.kind, effort, rerank, self.goal.seconds)
-            found = self.points[effort, rerank] = replace(found, bytes=self.spec.row_bytes(self.index.dim))
+            found = self.points[effort, rerank] = self._timed(effort, rerank)
             if self.told is not None:
                 self.told(found)
         return self.points[effort, rerank]
+
+    def _timed(self, effort: int | None, rerank: int) -> Point:
+        setting = Setting(effort=effort, rerank=rerank, recall=self.recall(effort, rerank))
+        found = timed(self.index, self.asked, self.kind, setting, self.goal.seconds)
+        return replace(found, bytes=self.spec.row_bytes(self.index.dim))
 
     def reaches(self, share: float) -> bool:
         """Whether a recall is that which is wanted."""
@@ -79,24 +90,8 @@ class Settings:
         """Time the fastest again, in turns, and keep of each the quickest."""
         for _ in range(ROUNDS):
             for point in self.good[:FINALISTS]:
-                again = measure(self.index, self.asked, self.kind, point.effort, point.rerank, self.goal.seconds)
-                again = replace(again, bytes=point.bytes)
+                again = self._timed(point.effort, point.rerank)
                 self.points[point.effort, point.rerank] = min(again, point, key=lambda one: one.p50)
-
-    def attempt(self, effort: int | None) -> Point | None:
-        """Measure an effort alone, and with the fewest candidates re-ranked that reach the target; return the latter.
-
-        None where the target is out of reach, or where the effort alone takes longer than the best so far.
-        """
-        best = self.best
-        plain = self.point(effort, 0)
-        if self.reaches(plain.recall):
-            return plain
-        rerank = self.need(effort)
-        if rerank is None or (best is not None and plain.p50 > best.p50):
-            return None
-        found = self.point(effort, rerank)
-        return found if self.reaches(found.recall) else None
 
     def need(self, effort: int | None) -> int | None:
         """Return the fewest candidates to re-rank for the target, None where no number does; nothing is timed."""
@@ -107,12 +102,26 @@ class Settings:
             self.needed[effort] = None if least is None else self._confirmed(effort, least)
         return self.needed[effort]
 
+    def outdone(self, effort: int) -> bool:
+        """Whether a lower effort needs no more candidates: then this one can only be slower."""
+        mine = self.need(effort)
+        lower = [needed for other, needed in self.needed.items() if other is not None and other < effort]
+        return mine is not None and any(needed is not None and needed <= mine for needed in lower)
+
+    def attempt(self, effort: int | None) -> Point | None:
+        """Time an effort with the fewest candidates that reach the target; None where the target is out of reach."""
+        rerank = self.need(effort)
+        return None if rerank is None else self.point(effort, rerank)
+
     def _confirmed(self, effort: int | None, least: int) -> int | None:
         """Return a depth that reaches the target when nothing deeper is searched; few depths are tried.
 
         Some kinds look further when more results are asked for, so the deepest search may have told too little of
         what a shallower one needs: depths are doubled from `least`, then bisected.
         """
+        allowed = self.goal.reranks or (0,)
+        if 0 in allowed and self.reaches(self.recall(effort, 0)):
+            return 0
         if self.goal.reranks:
             return next((depth for depth in sorted(self.goal.reranks) if self._enough(effort, depth, least)), None)
         failed, depth = 0, rounded(least)
@@ -130,7 +139,7 @@ class Settings:
 
     def _enough(self, effort: int | None, depth: int, least: int) -> bool:
         # Below the least depth only one that is not re-ranked could do, and that is known not to.
-        return depth >= least and self.reaches(recall(self.index, self.asked, self.kind, effort, depth))
+        return depth >= least and self.reaches(self.recall(effort, depth))
 
 
 def rounded(depth: int) -> int:

@@ -38,15 +38,21 @@ class Questions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One setting, measured. effort: None for kinds that have none. recall: of the k nearest, after re-ranking.
-
-    p50, p99: seconds of a single query, names of the results included. bytes: per vector of the index in memory.
-    """
+class Setting:
+    """effort: None for kinds that have none. rerank: candidates scored exactly. recall: of the k nearest, after it."""
 
     effort: int | None
     rerank: int
     recall: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(Setting):
+    """A setting, measured.
+
+    p50, p99: seconds of a single query, names of the results included. bytes: per vector of the index in memory.
+    """
+
     p50: float
     p99: float
     queries_per_second: float
@@ -125,6 +131,12 @@ def measure(
 ) -> Point:
     """Measure one setting. seconds: about how long to time single queries, and as long again a batch of them."""
     found = recall(index, asked, kind, effort, rerank)
+    return timed(index, asked, kind, Setting(effort=effort, rerank=rerank, recall=found), seconds)
+
+
+def timed(index: SearchIndex, asked: Questions, kind: str, setting: Setting, seconds: float = 2.0) -> Point:
+    """Time a setting of known recall; see `measure`."""
+    effort, rerank = setting.effort, setting.rerank
     options = SearchOptions(k=asked.k, index=kind, rerank=rerank, effort=effort)
     index.search(asked.queries[:1], options)
     took: list[float] = []
@@ -143,7 +155,7 @@ def measure(
     return Point(
         effort=effort,
         rerank=rerank,
-        recall=found,
+        recall=setting.recall,
         p50=p50,
         p99=p99,
         queries_per_second=len(batch) / (time.perf_counter() - started),

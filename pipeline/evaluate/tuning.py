@@ -1,8 +1,8 @@
 """Which setting to search with: the fastest that reaches a recall within so many bytes per vector, by measuring few.
 
 Efforts are doubled and halved from the recipe's value, then bisected around the best; each is taken with the fewest
-re-ranked candidates that reach the target (see sweep.py). Cheap settings come first, and what is slower than the best
-found so far is not gone into. Where none reaches the target, what limits it is said.
+re-ranked candidates that reach the target, which is known without timing (see sweep.py). Timed is only what may be the
+fastest: more effort must save candidates. Where nothing reaches the target, what limits it is said.
 """
 
 from __future__ import annotations
@@ -62,23 +62,25 @@ def _given(search: Settings, goal: Goal) -> None:
                 search.point(effort, rerank)
         return
     for effort in efforts:
+        search.point(effort, 0)
         search.attempt(effort)
 
 
 def _double(search: Settings) -> None:
-    """From the recipe's effort up, until the effort alone takes longer than the best; else until no more is found."""
-    effort = search.start or 1
+    """From the recipe's effort up, while that saves candidates or brings the target nearer."""
+    effort, last = search.start or 1, None
     while True:
-        found = search.attempt(effort)
-        best = search.best
-        if best is not None and search.point(effort, 0).p50 >= best.p50:
+        alone = search.point(effort, 0)
+        if search.outdone(effort):
             return
-        last = search.reached.get(effort // 2)
-        if best is None and found is None and last is not None and search.reached[effort] - last < SATURATED:
+        found, best = search.attempt(effort), search.best
+        if best is not None and (alone.p50 >= best.p50 or search.needed[effort] == 0):
+            return
+        if found is None and last is not None and search.reached[effort] - search.reached[last] < SATURATED:
             return
         if effort >= search.most:
             return
-        effort = min(2 * effort, search.most)
+        effort, last = min(2 * effort, search.most), effort
 
 
 def _halve(search: Settings) -> None:
@@ -87,6 +89,7 @@ def _halve(search: Settings) -> None:
     while effort > 1 and slower < PATIENCE:
         before = search.best
         effort = effort // 2
+        search.point(effort, 0)
         found = search.attempt(effort)
         if found is None:
             return
@@ -94,16 +97,15 @@ def _halve(search: Settings) -> None:
 
 
 def _bisect(search: Settings) -> None:
-    """Between the best effort and its neighbours, by the geometric mean."""
+    """Between the best effort and its neighbours, by the geometric mean, where it may save time or candidates."""
     for _ in range(BISECTIONS):
         best = search.best
         if best is None or best.effort is None:
             return
-        tried = sorted({effort for effort, _ in search.points if effort is not None})
-        place = tried.index(best.effort)
+        tried = sorted(effort for effort in search.needed if effort is not None)
+        place = tried.index(best.effort) if best.effort in tried else 0
         around = [tried[i] for i in (place - 1, place + 1) if 0 <= i < len(tried)]
-        between = {isqrt(best.effort * other) for other in around} - set(tried)
-        for effort in sorted(between):
-            search.attempt(effort)
-        if search.best == best and not between:
-            return
+        between = {isqrt(best.effort * other) for other in around if search.need(other) != search.need(best.effort)}
+        for effort in sorted(between - set(tried)):
+            if not search.outdone(effort):
+                search.attempt(effort)

@@ -25,6 +25,7 @@ NAMES = (
     "memory",
     "million",
     "growth",
+    "sweep",
     "faiss_ratio",
     "filters",
     "increment",

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.evaluate import settings
 from pipeline.evaluate.settings import Goal, rounded
-from pipeline.evaluate.sweep import Point, Questions, questions, recall
+from pipeline.evaluate.sweep import Point, Questions, Setting, questions, recall
 from pipeline.evaluate.tuning import tune
 from pipeline.search.engine import SearchIndex
 from tests.evaluate.roots import clustered, published
@@ -34,16 +34,12 @@ def priced(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> list[tuple[int | None
     """Let settings take what a formula says, instead of this machine's moods; recall stays measured."""
     measured: list[tuple[int | None, int]] = []
 
-    def measure(
-        index: SearchIndex, asked: Questions, kind: str, effort: int | None, rerank: int, seconds: float
-    ) -> Point:
-        measured.append((effort, rerank))
-        found = recall(index, asked, kind, effort, rerank)
-        price = cost(effort, rerank)
-        size = index.spec(kind).row_bytes(index.dim)
-        return Point(effort=effort, rerank=rerank, recall=found, p50=price, p99=price, queries_per_second=1, bytes=size)
+    def timed(index: SearchIndex, asked: Questions, kind: str, setting: Setting, seconds: float) -> Point:
+        measured.append((setting.effort, setting.rerank))
+        price = cost(setting.effort, setting.rerank)
+        return Point(**vars(setting), p50=price, p99=price, queries_per_second=1 / price, bytes=0)
 
-    monkeypatch.setattr(settings, "measure", measure)
+    monkeypatch.setattr(settings, "timed", timed)
     return measured
 
 
@@ -54,7 +50,7 @@ def test_the_setting_found_is_nearly_the_best_of_the_whole_grid(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch, probe: float, candidate: float
 ) -> None:
     def cost(effort: int | None, rerank: int) -> float:
-        return probe * (effort or 0) + candidate * rerank
+        return probe * (effort or 1) + candidate * rerank
 
     measured = priced(monkeypatch, cost)
     asked = questions(index, count=120)
@@ -68,12 +64,12 @@ def test_the_setting_found_is_nearly_the_best_of_the_whole_grid(
         if recall(index, asked, "ivfpq", effort, rerank) >= 0.95
     ]
     assert found.best.p50 <= 1.3 * min(every)
-    assert len(set(measured)) <= 20, "few are measured"
+    assert len(set(measured)) <= 15, "few are timed"
     assert found.usual.effort == 2
 
 
 def test_a_grid_that_is_asked_for_is_measured_as_a_whole(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    priced(monkeypatch, lambda effort, rerank: (effort or 0) + rerank)
+    priced(monkeypatch, lambda effort, rerank: (effort or 1) + rerank)
     heard: list[Point] = []
     goal = Goal(target=0.5, efforts=(1, 4), reranks=(0, 30, 60))
     found = tune(index, questions(index, count=50), "ivfpq", goal, heard.append)
@@ -94,7 +90,7 @@ def test_kinds_without_an_effort_are_measured_too(index: SearchIndex) -> None:
 def test_codes_that_are_too_coarse_are_named_with_the_next_finer(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    priced(monkeypatch, lambda effort, rerank: (effort or 0) + rerank)
+    priced(monkeypatch, lambda effort, rerank: (effort or 1) + rerank)
     found = tune(index, questions(index, count=60), "ivfpq", Goal(target=0.99, deepest=15))
     assert found.best is None
     assert any("codes limit" in line and "m = 8, 16 bytes" in line for line in found.limits)
@@ -102,7 +98,7 @@ def test_codes_that_are_too_coarse_are_named_with_the_next_finer(
 
 
 def test_too_few_probes_are_named(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    priced(monkeypatch, lambda effort, rerank: (effort or 0) + rerank)
+    priced(monkeypatch, lambda effort, rerank: (effort or 1) + rerank)
     asked = questions(index, count=60)
     found = tune(index, asked, "ivfpq", Goal(target=0.9999, efforts=(1,), reranks=(20,)))
     assert found.best is None
@@ -112,7 +108,7 @@ def test_too_few_probes_are_named(index: SearchIndex, monkeypatch: pytest.Monkey
 def test_too_few_candidates_are_named_with_how_many_would_do(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    priced(monkeypatch, lambda effort, rerank: (effort or 0) + rerank)
+    priced(monkeypatch, lambda effort, rerank: (effort or 1) + rerank)
     asked = questions(index, count=60)
     found = tune(index, asked, "ivfpq", Goal(target=0.9, efforts=(32,), reranks=(0, 12)))
     assert found.best is None
@@ -121,7 +117,7 @@ def test_too_few_candidates_are_named_with_how_many_would_do(
 
 
 def test_more_bytes_than_allowed_are_named(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    priced(monkeypatch, lambda effort, rerank: (effort or 0) + rerank)
+    priced(monkeypatch, lambda effort, rerank: (effort or 1) + rerank)
     found = tune(index, questions(index, count=30), "hnsw", Goal(target=0.5))
     assert found.best is None
     assert found.points, "the curve is measured all the same"
