@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.evaluate_runs import EvaluateOptions, run_of, truth_of
+from jobs.output import printable
 from jobs.progress import Reporter
 from pipeline.core.errors import UserError
 from pipeline.core.names import public_url
@@ -143,7 +144,7 @@ def lines(data: dict[str, Any]) -> list[str]:
         rows += [f"{label}mAP {found['first']:.4f} -> {found['second']:.4f}", f"  {found['says']}"]
         most = sorted(told["per_query"].items(), key=lambda item: -abs(item[1]["difference"]))[:5]
         rows += [
-            f"  {value['difference']:+.4f}  {query}  {value['AP'][0]:.4f} -> {value['AP'][1]:.4f}"
+            f"  {value['difference']:+.4f}  {printable(query)}  {value['AP'][0]:.4f} -> {value['AP'][1]:.4f}"
             for query, value in most
             if value["difference"]
         ]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import cli
+from jobs import cli, evaluate_runs
 from jobs.delete import EditOptions, delete
 from jobs.evaluate import EvaluateOptions, evaluate, lines
 from jobs.progress import Reporter
@@ -120,6 +120,15 @@ def test_an_approximate_index_is_measured_as_it_answers(root: Path) -> None:
     assert rough["mAP"] < exact["mAP"] - 0.01
     assert fine["mAP"] == pytest.approx(exact["mAP"])
     assert rough["complete"]
+
+
+def test_so_many_candidates_are_re_ranked_as_a_query_re_ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = told(root=str(root), classes=True, index="lsh")
+    assert usual == told(root=str(root), classes=True, index="lsh", rerank=max(100, 10 * SearchOptions().k))
+    monkeypatch.setattr(evaluate_runs, "RERANK", 12)
+    few = told(root=str(root), classes=True, index="lsh")
+    assert few == told(root=str(root), classes=True, index="lsh", rerank=12)
+    assert few != usual
 
 
 @pytest.mark.parametrize("index", ["flat", "lsh"])
