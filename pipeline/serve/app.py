@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, File, Form, HTTPException, Path, Query, Re
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from pipeline.core.errors import SightlineError, TransientError, UserError
@@ -66,6 +67,23 @@ def form_ask(
 ) -> Ask:
     """Return the search parameters of a form; see models.Ask."""
     return Ask(k=k, index=index, rerank=rerank, effort=effort, verify=verify, locate=locate, where=where)
+
+
+class KeyConvertor(Convertor[str]):
+    """Keys in paths: anything, slashes and newlines too."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the key."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the key."""
+        return value
+
+
+register_url_convertor("key", KeyConvertor())
 
 
 class Routes:
@@ -189,14 +207,15 @@ def create_app(service: Service) -> App:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     add = functools.partial(app.add_api_route, responses=PROBLEMS)
     add("/search", routes.search, methods=["POST"], tags=["search"], response_model_exclude_none=True)
     add("/search/vectors", routes.vectors, methods=["POST"], tags=["search"], response_model_exclude_none=True)
-    add("/similar/{key:path}", routes.similar, methods=["GET"], tags=["search"], response_model_exclude_none=True)
+    add("/similar/{key:key}", routes.similar, methods=["GET"], tags=["search"], response_model_exclude_none=True)
     jpeg: Responses = {200: {"content": {"image/jpeg": {}}, "description": "the picture"}}
     app.add_api_route(
-        "/images/{key:path}",
+        "/images/{key:key}",
         routes.picture,
         methods=["GET"],
         tags=["search"],

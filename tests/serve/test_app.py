@@ -248,7 +248,7 @@ def test_what_the_service_does_is_counted_by_route(site: Served) -> None:
     site.client.get("/similar/0001.jpg")
     site.client.get("/similar/no-such-key-anywhere")
     text = site.client.get("/metrics").text
-    assert re.search(r'requests_total\{route="/similar/\{key:path\}",status="404"\} [1-9]', text)
+    assert re.search(r'requests_total\{route="/similar/\{key:key\}",status="404"\} [1-9]', text)
     assert 'sightline_serve_phase_seconds_count{phase="search"}' in text
     assert "sightline_serve_snapshot 1.0" in text
     assert "no-such-key" not in text
