@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
@@ -22,7 +21,6 @@ from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _binary, _faiss
 
-Marks = npt.NDArray[np.bool_]
 HASH_BITS, PER_BUCKET = 16, 16
 """Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
 
@@ -146,7 +144,7 @@ class BinarySearcher:
         self._index, self._ids, self._tensors, self._bits = index, ids, tensors, int(index.d)
         self._exhaustive = index
         self.rows, self.dim = len(ids), dim
-        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
+        self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
         self._widened, self._nprobe = threading.Lock(), spec.nprobe
         if spec.storage == "ivf":
             index.nprobe = self._nprobe = min(spec.nprobe, index.nlist)
@@ -183,14 +181,14 @@ class BinarySearcher:
             )
         return scores, ids
 
-    def _found(self, index: Any, codes: _binary.Codes, k: int, buried: Marks) -> tuple[Floats, Ints]:
+    def _found(self, index: Any, codes: _binary.Codes, k: int, buried: _faiss.Marks) -> tuple[Floats, Ints]:
         """Return scores and ids; -1 for those that are buried, or were not found."""
         distance, rows = index.search(codes, k)
         there = np.maximum(rows, 0)
         ids = np.where((rows < 0) | buried[there], -1, self._ids[there])
         return np.cos(np.pi * distance.astype(np.float32) / self._bits), ids
 
-    def _all(self, codes: _binary.Codes, k: int, buried: Marks) -> tuple[Floats, Ints]:
+    def _all(self, codes: _binary.Codes, k: int, buried: _faiss.Marks) -> tuple[Floats, Ints]:
         if not isinstance(self._exhaustive, faiss.IndexBinaryIVF):
             return self._found(self._exhaustive, codes, k, buried)
         # faiss takes no parameters with a binary search, and other threads search the same lists.

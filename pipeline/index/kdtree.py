@@ -137,7 +137,7 @@ class KdTreeSearcher:
         self._vectors, self._ids, self._checks = tensors["vectors"], tensors["ids"], checks
         self.rows, self.dim = self._vectors.shape
         self._index: Any = None
-        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
+        self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
         if self.rows > 1:
             forest, trees = tensors.get("forest"), int(tensors["trees"][0])
             if forest is None or not _whole(forest, self.rows, self.dim, trees):

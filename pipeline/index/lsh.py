@@ -125,7 +125,7 @@ class LshSearcher:
     def __init__(self, index: Any, inner: Any) -> None:
         self._index, self._bits = index, int(inner.nbits)
         self._ids = faiss.vector_to_array(index.id_map)
-        self._buried = _faiss.Remembered(lambda exclude: np.isin(self._ids, exclude))
+        self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
         self._codes = faiss.downcast_index(index.index)
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
