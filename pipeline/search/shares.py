@@ -24,8 +24,8 @@ from pipeline.publish.snapshot import Snapshot
 from pipeline.search.merge import Candidates, ranked
 from pipeline.search.parts import LocalParts, PartQuery, dealt
 
-PROCESS_BYTES = 400 << 20
-"""What a worker takes beside its index shards: Python, faiss and pyarrow (measured: 0.3 GB)."""
+PROCESS_BYTES = 1 << 30
+"""What a worker takes beside its index shards (measured: 0.9 GB, half of it libraries that processes share)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ NAMES = (
     "control_plane",
     "ray_scaling",
     "ray_overhead",
+    "distributed_search",
 )
 WITH_PHOTOGRAPHS = ("museum", "kinds", "localisation", "indexes")
 

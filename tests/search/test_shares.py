@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from jobs.opened import open_search
+from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
@@ -20,9 +23,12 @@ from pipeline.core.types import Floats
 from pipeline.publish.catalog import Catalog
 from pipeline.run.inline import InlineCrew
 from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.search.find import find
 from pipeline.search.merge import Candidates
 from pipeline.search.parts import PartQuery
+from pipeline.search.query import QueryExtractor
 from pipeline.search.shares import PROCESS_BYTES, Question, SharedParts, share_tasks
+from tests.builders import encoded, run, write_files
 from tests.shared_root import DIM, ROWS, publish_vectors
 
 KINDS = kinds("pipeline.index")
@@ -126,6 +132,26 @@ def test_a_kind_that_was_not_opened_is_refused_in_one_line(root: str) -> None:
         index.candidates(questions(index), SearchOptions(index="ivfpq"))
     with pytest.raises(UserError, match="is not in this snapshot"):
         open_search(root, runner=RunnerOptions(kind="ray"), kinds=("nope",))
+
+
+def test_local_descriptors_vote_the_same(tmp_path: Path) -> None:
+    """Several rows of one image have one id: equal scores, files and rows are equal results."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('indexes = [{kind = "flat"}, {kind = "ivfpq"}]\n[extractor]\nkind = "sift"\nfeatures = 40\n')
+    coarse = [np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8) for seed in range(9)]
+    pictures = [Image.fromarray(pixels).resize((160, 120), Image.Resampling.BILINEAR) for pixels in coarse]
+    source = write_files(tmp_path / "src", {f"{n}.png": encoded(picture) for n, picture in enumerate(pictures)})
+    root = str(tmp_path / "root")
+    run(source, root, recipe=RecipeOptions(recipe=str(recipe)), files=3, rows_per_index_shard=100)
+    extractor = QueryExtractor(LocalStore(root), Catalog(LocalStore(root)).require_head().recipe, torch.device("cpu"))
+    query = extractor.describe(encoded(pictures[4]), "query")
+    with SearchIndex.open(root) as alone:
+        for kind in alone.kinds:
+            with shared(root, (kind,), 2) as index:
+                options = SearchOptions(k=9, index=kind)
+                hits = find(index, [query], options)
+                assert hits == find(alone, [query], options)
+                assert hits[0][0].key == "4.png"
 
 
 def test_several_threads_ask_at_a_time(root: str, local: SearchIndex) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from pipeline.core.errors import SightlineError, UnavailableError
+from pipeline.core.errors import SightlineError, UnavailableError, UserError
 from pipeline.run.base import MAX_ATTEMPTS, Task, Tasks, describe
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.runner import RayOptions
@@ -96,8 +96,9 @@ HOLDER: Any = ray.remote(max_concurrency=CALLS, max_restarts=-1, max_task_retrie
 class RayCrew(Generic[T, R]):
     """See pipeline.run.base.Crew. Without a number of workers there is one per node of the cluster.
 
-    seconds: how long workers may take to answer; opening: to be placed and to open their tasks. Who is not placed
-    shows an autoscaler what is wanted: a CPU, and the memory of its task.
+    seconds: how long workers may take to answer; opening: to be placed and to open their tasks. They are placed by the
+    memory of their tasks alone: a worker that mostly waits is to hold no CPU from a run. Who is not placed shows an
+    autoscaler what is wanted; a Ray on this machine alone is refused what it does not have.
     """
 
     def __init__(self, tasks: Tasks[T, R], options: RayOptions, seconds: float, opening: float = OPEN_SECONDS) -> None:
@@ -106,9 +107,10 @@ class RayCrew(Generic[T, R]):
         self._per_node, self._actors = 1, list[Any]()
         self._connection = Connection(options.address)
         try:
-            self._open(tasks, options.workers, opening)
+            self._open(tasks, options, opening)
         except BaseException:
-            self.close()
+            # Who is still waiting for a place or for its files does not hear that it is to close.
+            self._let_go(1.0)
             raise
 
     def ask(self, item: T) -> list[R]:
@@ -137,19 +139,24 @@ class RayCrew(Generic[T, R]):
 
     def close(self) -> None:
         """Let the workers go, and Ray if it was started for them."""
+        self._let_go(CLOSE_SECONDS)
+
+    def _let_go(self, seconds: float) -> None:
         with self._lock:
             actors, self._actors = self._actors, []
         if actors and ray.is_initialized():
             closing = [actor.close.remote() for actor in actors]
-            ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS)
+            ray.wait(closing, num_returns=len(closing), timeout=seconds)
             for actor in actors:
                 ray.kill(actor)
         self._connection.close()
 
-    def _open(self, tasks: Tasks[T, R], workers: int, seconds: float) -> None:
+    def _open(self, tasks: Tasks[T, R], options: RayOptions, seconds: float) -> None:
         nodes = max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-        self._tasks = tasks(workers or nodes)
+        self._tasks = tasks(options.workers or nodes)
         self._per_node = math.ceil(len(self._tasks) / nodes)
+        if not options.address:
+            self._fits()
         for task in self._tasks:
             self._actors.append(self._start(task))
         # This one is asked while the actor is still starting, and a process that dies meanwhile is not the end.
@@ -167,8 +174,18 @@ class RayCrew(Generic[T, R]):
                 log.warning("%s: opening, or waiting for a place; %s", _names(opened, late), _want(self._tasks))
                 warned = True
 
+    def _fits(self) -> None:
+        wanted = sum(getattr(task, "memory", 0) for task in self._tasks)
+        there = float(ray.cluster_resources().get("memory", 0))
+        if wanted > there:
+            raise UserError(
+                f"--runner ray: {len(self._tasks)} workers",
+                f"want {wanted / 1e9:.1f} GB of memory in all, and Ray has {there / 1e9:.1f} GB here",
+                "join a larger cluster by --address",
+            )
+
     def _start(self, task: Task[T, R]) -> Any:
-        wanted = {"num_cpus": 1, "memory": getattr(task, "memory", None), "scheduling_strategy": "SPREAD"}
+        wanted = {"num_cpus": 0, "memory": getattr(task, "memory", None), "scheduling_strategy": "SPREAD"}
         return HOLDER.options(**wanted).remote(task, self._per_node)
 
     @staticmethod
@@ -244,4 +261,4 @@ def _names(all_of: list[Any], some: list[Any]) -> str:
 
 def _want(tasks: Sequence[Task[Any, Any]]) -> str:
     largest = max(getattr(task, "memory", 0) for task in tasks)
-    return f"each wants a CPU, and memory on its node, up to {largest / 1e9:.1f} GB"
+    return f"they want memory on their nodes, each up to {largest / 1e9:.1f} GB"
