@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +33,9 @@ def optimized(network: nn.Module, device: torch.device, dtype: torch.dtype) -> n
     """
     if not getattr(network, "traceable", True):
         return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    graph = fx.symbolic_trace(copy.deepcopy(network))
+    copied = copy.deepcopy(network)
+    with _TRACING:
+        graph = fx.GraphModule(copied, _Tracer().trace(copied))
     _fold(graph)
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _fuse(graph)
@@ -46,6 +50,29 @@ def optimized(network: nn.Module, device: torch.device, dtype: torch.dtype) -> n
 def is_optimized(network: nn.Module) -> bool:
     """Return whether `optimized` has changed a network, which then takes input in the dtype that was asked for."""
     return isinstance(network, fx.GraphModule)
+
+
+_TRACING = threading.Lock()
+
+
+class _Tracer(fx.Tracer):
+    """Traces for its own thread only: torch reroutes the calls of all modules meanwhile, those of other threads too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a call of this thread; make it for any other."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        """Return the attribute, for this thread as torch wants it recorded."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 class FusedConv(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,5 +69,16 @@ def listen(service: Service, options: ListenOptions, told: Callable[[str], None]
         raise UserError(where, "cannot be listened on", "is something else there? choose another --port") from None
     host, port = socket.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    told(f"{'https' if options.certificate else 'http'}://{shown}:{port}/")
-    asyncio.run(uvicorn.Server(config).serve(sockets=[socket]))
+    server = uvicorn.Server(config)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn handles signals while it serves, and raises them again at its end: whoever called us is to go on then.
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        told(f"{'https' if options.certificate else 'http'}://{shown}:{port}/")
+        asyncio.run(server.serve(sockets=[socket]))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

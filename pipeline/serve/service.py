@@ -89,7 +89,7 @@ class Service:
                 self._extractors.popitem(last=False)
         index = self._opener(catalog, snapshot)
         try:
-            index.warm([kind for kind in index.kinds if self.options.kinds is None or kind in self.options.kinds])
+            index.warm([index.spec(kind).kind for kind in self.options.kinds or index.kinds])
         except BaseException:
             index.close()
             raise

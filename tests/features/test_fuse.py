@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -90,3 +93,30 @@ def test_nothing_is_fused_for_other_devices(monkeypatch: pytest.MonkeyPatch) -> 
     made = optimized(network("resnet18"), torch.device("meta"), torch.bfloat16)
     assert not [module for module in made.modules() if isinstance(module, FusedConv | nn.BatchNorm2d)]
     assert set(BACKBONES) >= {"resnet18"}
+
+
+def test_networks_made_ready_by_several_threads_disturb_nobody() -> None:
+    plain = network("squeezenet1_1")
+    ready = optimized(plain, CPU, torch.float32)
+    stop, wrong = threading.Event(), []
+    with torch.inference_mode():
+        expected = ready(image())
+
+    def ask() -> None:
+        with torch.inference_mode():
+            while not stop.is_set():
+                try:
+                    assert torch.equal(ready(image()), expected)
+                except BaseException as error:  # noqa: BLE001 - reported by the test
+                    wrong.append(error)
+                    return
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: optimized(plain, CPU, torch.float32), range(9)))
+    stop.set()
+    thread.join()
+    assert not wrong
+    with torch.inference_mode():
+        assert all(torch.equal(one(image()), expected) for one in made)
