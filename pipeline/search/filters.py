@@ -35,7 +35,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """What a condition takes of a snapshot: `count` live images. hidden: rows of those that it leaves out, by file."""
+    """What a condition takes of a snapshot: `count` live images.
+
+    hidden: rows of the images that it leaves out, by file; 8 bytes for each of them.
+    """
 
     where: str
     hidden: Rows

@@ -159,6 +159,24 @@ def test_the_command_line_carries_shows_and_filters(sightline, tmp_path: Path) -
         assert (code, words in err, len(err.strip().splitlines())) == (2, True, 1)
 
 
+def test_metadata_that_comes_later_leaves_vectors_and_their_whitening_alone(tmp_path: Path) -> None:
+    source, root = collection(tmp_path / "src"), tmp_path / "root"
+    first = run(source, root, recipe=replace(QUICK, whiten="pca", dims=8))
+    second = run(source, root, recipe=RecipeOptions(metadata=DECLARED))
+    assert second.recipe.whiten == first.recipe.whiten
+    plain, carrying = (
+        {
+            key: vector.tolist()
+            for r in files_of(root)
+            if r.recipe == recipe
+            for key, vector in zip(r.keys(), r.vectors(), strict=True)
+        }
+        for recipe in (first.recipe.descriptor_id, second.recipe.descriptor_id)
+    )
+    assert plain == carrying
+    assert len(plain) == 24
+
+
 def test_a_folder_carries_none(tmp_path: Path) -> None:
     write_files(tmp_path / "src", images(2))
     with pytest.raises(UserError, match="not carried by folder sources"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,15 @@ def test_what_a_condition_takes_is_read_once() -> None:
     assert isinstance(best, Candidates)
     filters.matches("year < 6")
     assert stored.reads == 100
+
+
+def test_threads_that_ask_the_same_wait_for_one_reading() -> None:
+    stored = Counting(300)
+    filters = Filters(stored, pa.array([f"f{n}" for n in range(300)]), {}, {"year": "int64"})
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(filters.matches, ["year < 5"] * 8))
+    assert stored.reads == 300
+    assert all(one is found[0] for one in found)
 
 
 def test_what_is_kept_of_conditions_is_bounded() -> None:
