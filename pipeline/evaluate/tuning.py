@@ -84,16 +84,19 @@ def _double(search: Settings) -> None:
 
 
 def _halve(search: Settings) -> None:
-    """From the recipe's effort down, until the target is out of reach, or it has become slower twice."""
-    effort, slower = search.start or 1, 0
-    while effort > 1 and slower < PATIENCE:
-        before = search.best
-        effort = effort // 2
+    """From the recipe's effort down as far as the target is within reach; until it has become slower twice."""
+    efforts = [search.start or 1]
+    while efforts[-1] > 1 and search.need(efforts[-1] // 2) is not None:
+        efforts.append(efforts[-1] // 2)
+    slower = 0
+    for effort in efforts[1:]:
+        if search.outdone(effort):
+            continue
+        before, found = search.best, search.attempt(effort)
         search.point(effort, 0)
-        found = search.attempt(effort)
-        if found is None:
+        slower = slower + 1 if before is not None and found is not None and found.p50 >= before.p50 else 0
+        if slower == PATIENCE:
             return
-        slower = slower + 1 if before is not None and found.p50 >= before.p50 else 0
 
 
 def _bisect(search: Settings) -> None:

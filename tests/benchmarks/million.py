@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,11 +46,13 @@ def vectors(number: int, rows: int, centres: Floats) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
 
 
-def write_tables(catalog: Catalog, recipe: Recipe, rows: int, centres: Floats) -> list[DescriptorFile]:
+def write_tables(
+    catalog: Catalog, recipe: Recipe, rows: int, centres: Floats, draw: Callable[[int, int, Floats], Floats]
+) -> list[DescriptorFile]:
     """Write the descriptor files and return their records."""
     files = []
     for number in range(rows // PER_FILE):
-        x = vectors(number, PER_FILE, centres)
+        x = draw(number, PER_FILE, centres)
         names = [
             ImageRow(key=f"{number:04d}/{i:06d}.jpg", uri=f"u/{i}", width=1, height=1, sha256="0")
             for i in range(PER_FILE)
@@ -67,8 +70,10 @@ def write_tables(catalog: Catalog, recipe: Recipe, rows: int, centres: Floats) -
     return files
 
 
-def main(rows: int, root: Path, *, search: bool = True) -> dict[str, float]:
-    """Run and return the figures; without search only what building takes."""
+def main(
+    rows: int, root: Path, *, search: bool = True, draw: Callable[[int, int, Floats], Floats] = vectors
+) -> dict[str, float]:
+    """Run and return the figures; without search only what building takes. draw: see `vectors`."""
     catalog = Catalog(LocalStore(str(root)))
     weights = catalog.put_artifact(named_weights("squeezenet1_1", "random:0").to_bytes(), "model.safetensors")
     recipe = Recipe(
@@ -78,7 +83,7 @@ def main(rows: int, root: Path, *, search: bool = True) -> dict[str, float]:
     )
     centres = np.random.default_rng(0).normal(size=(CLUSTERS, DIM)).astype(np.float32) / np.sqrt(DIM)
     reporter, started = Reporter(), time.perf_counter()
-    files = write_tables(catalog, recipe, rows, centres)
+    files = write_tables(catalog, recipe, rows, centres, draw)
     seconds = {"table": time.perf_counter() - started}
     lists = Lists(descriptors=manifests.descriptor_table(files))
     options = BuildOptions(root=str(root), rows_per_index_shard=500_000)
@@ -92,7 +97,7 @@ def main(rows: int, root: Path, *, search: bool = True) -> dict[str, float]:
     peak_build = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     if not search:
         return {"rows": rows, **seconds, "peak GB, build": peak_build}
-    queries = vectors(10**6, QUERIES, centres)
+    queries = draw(10**6, QUERIES, centres)
     with SearchIndex.open(str(root)) as index:
         started = time.perf_counter()
         index.search(queries[:1], SearchOptions(index="ivfpq"))
