@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # cpu or gpu: which faiss; they exclude each other.
 FAISS ?= cpu
 
-.PHONY: help setup demo check format test test-all test-ray test-s3 test-gpu bench table clean
+.PHONY: help setup demo check format test test-all test-ray test-s3 test-browser test-gpu pictures bench table clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,15 @@ test-ray: $(READY) ## Tests on a local Ray; as root also on nodes in network nam
 test-s3: $(READY) ## Tests against Ceph's S3 gateway (infra/ceph-s3.sh install)
 	dir=$$(mktemp -d) && trap 'infra/ceph-s3.sh down "$$dir"; rm -rf "$$dir"' EXIT \
 	&& url=$$(infra/ceph-s3.sh up "$$dir") && SIGHTLINE_TEST_S3=$$url $(BIN)/python -m pytest -m s3 -n 2
+
+test-browser: $(READY) build/npm/node_modules/axe-core ## Tests in a real Chromium (Debian: chromium, npm)
+	$(BIN)/python -m pytest -m browser
+
+pictures: $(READY) ## Screenshots of the page for the documentation, into infra/pictures
+	SIGHTLINE_PICTURES=infra/pictures $(BIN)/python -m pytest -m browser tests/serve
+
+build/npm/node_modules/axe-core:
+	npm install --silent --no-save --no-package-lock --prefix build/npm axe-core@4.14.1
 
 test-gpu: $(READY) ## Tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

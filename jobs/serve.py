@@ -78,7 +78,7 @@ def serve(
     """
     # Ends as Ctrl-C does, so that the lease goes; while it listens, requests under way are answered first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for module in ("fastapi", "uvicorn", "python_multipart", "swagger_ui_bundle", "limits"):
+    for module in ("fastapi", "uvicorn", "python_multipart", "fastapi_offline", "limits"):
         library(module, "serve", "serve")
     service_module = importlib.import_module("pipeline.serve.service")
     listen_module = importlib.import_module("pipeline.serve.listen")

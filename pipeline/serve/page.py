@@ -11,7 +11,6 @@ from importlib.resources import files
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import Response
-from swagger_ui_bundle import swagger_ui_path
 
 STATIC = {
     "/": ("index.html", "text/html"),
@@ -32,7 +31,7 @@ def add(app: FastAPI) -> None:
         data = (files("pipeline.serve") / "static" / name).read_bytes()
         app.add_api_route(path, _file(data, kind, POLICY), methods=["GET"], include_in_schema=False)
     for name in SWAGGER:
-        data = (swagger_ui_path / name).read_bytes()
+        data = (files("fastapi_offline") / "static" / name).read_bytes()
         kind = "text/javascript" if name.endswith(".js") else "text/css"
         app.add_api_route(f"/docs/{name}", _file(data, kind, POLICY), methods=["GET"], include_in_schema=False)
     shown = get_swagger_ui_html(

@@ -3,6 +3,7 @@
 import { show } from "./api.js";
 
 const GAP = 10;
+const BORDER = 2;
 const ASPECTS = [0.35, 3.2];
 
 function element(name, className, text) {
@@ -60,7 +61,7 @@ function item(hit, rank, options) {
     caption.append(element("span", "more note", options.note));
   }
   link.append(cell, caption);
-  link.setAttribute("aria-label", `${rank}: ${hit.key}, score ${score(hit)}${hit.box ? ", object outlined" : ""}. Search with it`);
+  caption.append(element("span", "unseen", `${hit.box ? ", object outlined" : ""}; search with it`));
   made.append(link);
   show(image, hit.key, 512);
   return { made, cell, frame, aspect: Math.min(ASPECTS[1], Math.max(ASPECTS[0], hit.width / hit.height)), hit };
@@ -73,7 +74,7 @@ function arrange(cells, width, tall) {
   const place = (height) => {
     for (const cell of row) {
       const across = Math.floor(height * cell.aspect * 100) / 100;
-      cell.made.style.width = `${across}px`;
+      cell.made.style.width = `${across + BORDER}px`;
       cell.cell.style.height = `${height}px`;
       // A picture beyond the usual shapes stands in its cell whole, so that outlines stay where they belong.
       const true_ = cell.hit.width / cell.hit.height;
@@ -83,13 +84,14 @@ function arrange(cells, width, tall) {
     row = [];
     sum = 0;
   };
+  const fitting = (count) => (width - GAP * (count - 1) - BORDER * count - 0.5) / sum;
   for (const cell of cells) {
     row.push(cell);
     sum += cell.aspect;
-    const height = (width - GAP * (row.length - 1) - 0.5 - 2 * row.length) / sum;
+    const height = fitting(row.length);
     if (height <= tall) place(height);
   }
-  if (row.length) place(Math.min(tall, (width - GAP * (row.length - 1) - 0.5 - 2 * row.length) / sum));
+  if (row.length) place(Math.min(tall, fitting(row.length)));
 }
 
 export function grid(hits, options) {

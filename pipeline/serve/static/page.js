@@ -262,7 +262,7 @@ function theme(next) {
   else document.documentElement.dataset.theme = chosen;
   const words = { auto: ["Auto", "as the system has them"], light: ["Light", "light"], dark: ["Dark", "dark"] }[chosen];
   at("theme").textContent = words[0];
-  at("theme").setAttribute("aria-label", `Colours: ${words[1]}`);
+  at("theme").setAttribute("aria-label", `${words[0]}: colours ${words[1]}`);
 }
 
 function pasted(event) {
