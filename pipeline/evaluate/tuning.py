@@ -39,19 +39,25 @@ def tune(
 ) -> Tuned:
     """Measure, and choose. told hears of every point when it is measured."""
     search = Settings(index, asked, kind, goal, told)
-    usual = search.point(search.start, USUAL_RERANK if not search.spec.exact else 0)
+    usual = search.start, USUAL_RERANK if not search.spec.exact else 0
+    search.point(*usual)
     if goal.efforts or search.start is None:
         _given(search, goal)
     else:
         _double(search)
         _halve(search)
         _bisect(search)
-    fits = usual.bytes <= goal.max_bytes
+    fits = search.spec.row_bytes(index.dim) <= goal.max_bytes
     if fits:
         search.decide()
     best = search.best if fits else None
-    points = tuple(sorted(search.points.values(), key=lambda point: (point.effort or 0, point.rerank)))
-    return Tuned(kind=kind, points=points, usual=usual, best=best, limits=() if best else tuple(limits(search)))
+    return Tuned(
+        kind=kind,
+        points=tuple(sorted(search.points.values(), key=lambda point: (point.effort or 0, point.rerank))),
+        usual=search.points[usual],
+        best=best,
+        limits=() if best else tuple(limits(search)),
+    )
 
 
 def _given(search: Settings, goal: Goal) -> None:
