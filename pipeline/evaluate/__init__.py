@@ -1,1 +1,1 @@
-"""Evaluation: rankings against ground truth, pure arithmetic. Extraction and search happen elsewhere."""
+"""Evaluation: rankings against ground truth, indexes against exact search, descriptors by themselves. Publishes nothing."""
