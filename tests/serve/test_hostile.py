@@ -268,7 +268,7 @@ def test_more_connections_than_there_may_be_are_sent_away(site: Served) -> None:
             assert time.monotonic() < deadline
 
 
-def test_the_interface_is_as_it_describes_itself(site: Served) -> None:
+def test_the_interface_is_as_it_describes_itself(site: Served, tmp_path: Path) -> None:
     """schemathesis: generated requests for every operation, good and bad; answers of the described kinds only.
 
     What is left out is the check that whatever fits the schema is accepted: no schema tells an image from noise.
@@ -282,6 +282,7 @@ def test_the_interface_is_as_it_describes_itself(site: Served) -> None:
         check=False,
         capture_output=True,
         timeout=200,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout.decode()[-3000:]
 
