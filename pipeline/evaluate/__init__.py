@@ -1,1 +1,1 @@
-"""Evaluation: rankings against ground truth, indexes against exact search, descriptors by themselves. Publishes nothing."""
+"""Evaluation: rankings against ground truth, indexes against exact search, the health of descriptors. It only reads."""
