@@ -42,10 +42,14 @@ def status(
 
 def query(
     root: Root,
-    images: Annotated[list[str], typer.Argument(help="Query images, local or s3://.")],
+    images: Annotated[list[str] | None, typer.Argument(help="Query images, local or s3://.")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="Key of an indexed image to search with.")] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Results per query.")] = 10,
     index: Index = "",
     rerank: Rerank = None,
+    effort: Annotated[
+        int | None, typer.Option(min=1, help="nprobe, ef_search or checks of the index. [default: the recipe's]")
+    ] = None,
     box: Annotated[str | None, typer.Option(help="X,Y,W,H: search with this part of the image, in its pixels.")] = None,
     expand: Annotated[str | None, typer.Option(help="K,ALPHA: query expansion with the K best results.")] = None,
     box_scale: BoxAs = "own",
@@ -71,8 +75,17 @@ def query(
         raise UserError(f"--box {box}", "is not four numbers", "write X,Y,W,H")
     options = query_job.QueryOptions(
         root=root,
-        images=images,
-        search=SearchOptions(k=k, index=index, rerank=rerank, expand=as_expansion(expand), verify=verify, where=where),
+        images=images or (),
+        keys=key or (),
+        search=SearchOptions(
+            k=k,
+            index=index,
+            rerank=rerank,
+            effort=effort,
+            expand=as_expansion(expand),
+            verify=verify,
+            where=where,
+        ),
         box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
         box_scale=as_box_scale(box_scale),
         locate=locate,

@@ -14,13 +14,13 @@ import numpy as np
 from jobs.duplicates import Group, shown_groups, sizes_of
 from jobs.pictures import Picture, Pictures
 from jobs.progress import Reporter
-from pipeline.core.types import DescriptorBatch
 from pipeline.evaluate import health, plots, sweep
 from pipeline.evaluate.sample import live_images, stored_vectors
 from pipeline.publish.lists import Lists
 from pipeline.search.duplicates import CHUNK, groups
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.find import find
+from pipeline.search.indexed import stored_query
 from pipeline.search.query import Query
 
 SEED = 0
@@ -214,15 +214,9 @@ def drawn_queries(index: SearchIndex, lists: Lists, count: int, pictures: Pictur
     drawn = live_images(lists, count, SEED + 1)
     names = index.stored.names(drawn.file, drawn.row)
     for name, file, row in zip(names, drawn.file.tolist(), drawn.row.tolist(), strict=True):
-        if index.is_local:
-            batch, size = index.stored.local(file, row)
-        else:
-            batch = DescriptorBatch.of_images(index.stored.vectors(np.array([file]), np.array([row])))
-            size = (name.width, name.height)
-        if len(batch.vectors):
-            recipe = index.snapshot.recipe.descriptor_id
-            query = Query(batch=batch, width=size[0], height=size[1], recipe=recipe, whole=size)
-            yield pictures.of(name.key, name.uri, size=size), query
+        query = stored_query(index, file, row)
+        if len(query.batch.vectors):
+            yield pictures.of(name.key, name.uri, size=query.whole), query
 
 
 def answered(index: SearchIndex, query: tuple[Picture, Query], pictures: Pictures, *, own: bool) -> Asked:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.core.errors import UserError
-from pipeline.core.types import DescriptorBatch, Floats, Ints
+from pipeline.core.types import Floats, Ints
 from pipeline.evaluate.results import Ranking
 from pipeline.search.augment import Augmented
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
 from pipeline.search.find import find
+from pipeline.search.indexed import stored_query
 from pipeline.search.merge import Candidates
 from pipeline.search.query import Query
 
@@ -89,7 +89,9 @@ class Ranker:
         for start in range(0, len(numbers), step):
             part = numbers[start : start + step]
             if self._by_images:
-                found = self._found([self._stored(file, row) for file, row in zip(*self._where(part), strict=True)])
+                found = self._found(
+                    [stored_query(self._index, *where, local=True) for where in zip(*self._where(part), strict=True)]
+                )
             else:
                 found = self._of_vectors(stored.vectors(live.file[part], live.row[part]))
             for number, ranking in zip(part.tolist(), found, strict=True):
@@ -119,19 +121,6 @@ class Ranker:
 
     def _where(self, numbers: Ints) -> tuple[list[int], list[int]]:
         return self._images.live.file[numbers].tolist(), self._images.live.row[numbers].tolist()
-
-    def _stored(self, file: int, row: int) -> Query:
-        """Return a stored image as a query, with its local descriptors."""
-        stored = self._index.stored
-        if not stored.has_local:
-            raise UserError("--verify", "needs local descriptors, and this snapshot stores none", "leave it out")
-        local, size = stored.local(file, row)
-        batch = local
-        if not self._index.is_local:
-            vector = stored.vectors(np.array([file]), np.array([row]))
-            batch = replace(DescriptorBatch.of_images(vector), local=local)
-        recipe = self._index.snapshot.recipe.descriptor_id
-        return Query(batch=batch, width=size[0], height=size[1], recipe=recipe, whole=size)
 
 
 def _vectors(queries: Sequence[Query]) -> Floats:

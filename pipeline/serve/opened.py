@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
-import numpy as np
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.core.types import DescriptorBatch
 from pipeline.publish.catalog import Catalog
 from pipeline.search.engine import Hit, SearchIndex
 from pipeline.search.locate import Locator
 from pipeline.search.originals import Originals
-from pipeline.search.query import Query, QueryExtractor
+from pipeline.search.query import QueryExtractor
 
 
 class UnknownImageError(UserError):
@@ -61,27 +58,6 @@ class Opened:
             return self.originals.read(image.key, image.uri, image.sha256), image.sha256
         except UserError as error:
             raise UnknownImageError(error.subject, error.reason, error.remedy) from None
-
-    def stored(self, place: tuple[int, int]) -> Query:
-        """Return the query that an indexed image is, by its descriptor file and row."""
-        file, row = place
-        index, local = self.index, None
-        image = index.stored.image(file, row)
-        if index.stored.has_local:
-            local, _ = index.stored.local(file, row)
-        if index.is_local:
-            assert local is not None, "local descriptors are stored"
-            batch = local
-        else:
-            vector = index.stored.vectors(np.array([file]), np.array([row]))
-            batch = replace(DescriptorBatch.of_images(vector), local=local)
-        return Query(
-            batch=batch,
-            width=image.width,
-            height=image.height,
-            recipe=index.snapshot.recipe.descriptor_id,
-            whole=(image.width, image.height),
-        )
 
 
 def with_box(locator: Locator, objects: torch.Tensor, hit: Hit) -> Hit:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
 from pipeline.search.find import find
+from pipeline.search.indexed import others, stored_query
 from pipeline.search.live import Live
 from pipeline.search.query import Box, Query, QueryExtractor
 from pipeline.search.thumbnails import thumbnail
@@ -116,11 +117,11 @@ class Service:
                 raise UnknownImageError(key[:200], f"is no image of snapshot {opened.index.snapshot.version}")
             image = opened.index.stored.image(*place)
             if box is None:
-                query = opened.stored(place)
+                query = stored_query(opened.index, *place, local=options.verify > 0)
             else:
                 query = self._described(opened, opened.original(key)[0], key, box, stats)
-            hits = self._found(opened, query, replace(options, k=options.k + 1), stats)
-            hits = [hit for hit in hits if hit.key != key][: options.k]
+            with stats.timed("search"):
+                hits = others(opened.index, query, key, options)
             if ask.locate:
                 hits = self._located(opened, opened.original(key)[0], box, hits, stats)
             return _found(opened, options, [hits], stats, (image.width, image.height))

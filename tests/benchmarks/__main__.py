@@ -33,6 +33,7 @@ NAMES = (
     "ray_scaling",
     "ray_overhead",
     "distributed_search",
+    "serving",
 )
 WITH_PHOTOGRAPHS = ("museum", "kinds", "localisation", "indexes")
 

@@ -207,3 +207,25 @@ def test_a_whitening_out_of_a_foreign_file_is_applied_with_power_and_dims(  # ty
     assert found["results"][0]["hits"][0]["key"] == "0003.jpg"
     wrong = sightline("index", source, tmp_path / "root2", *QUICK, "--whiten", f"{tmp_path}/side.pth#x", "--dims", 900)
     assert wrong.code == 2
+
+
+def test_indexed_images_are_searched_with_by_key(sightline, source: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = tmp_path / "root"
+    sightline("index", source, root, *QUICK)
+
+    def asked(*more: str) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = sightline("query", root, *more, "-k", "5", "--json").json["results"]
+        return results
+
+    (by_key,), (by_image,) = asked("--key", "0003.jpg"), asked(str(source / "0003.jpg"))
+    assert by_key["query"] == "0003.jpg"
+    keys = [hit["key"] for hit in by_key["hits"]]
+    assert keys[:4] == [hit["key"] for hit in by_image["hits"]][1:]
+    assert by_image["hits"][0]["key"] == "0003.jpg"
+    boxed = asked("--key", "0003.jpg", "--key", "0004.jpg", "--box", "0,0,20,20")
+    assert [one["query"] for one in boxed] == ["0003.jpg", "0004.jpg"]
+    assert [hit["score"] for hit in boxed[0]["hits"]] != [hit["score"] for hit in by_key["hits"]]
+    unknown = sightline("query", root, "--key", "none")
+    assert (unknown.code, unknown.err.count("none: is no image of snapshot 1")) == (2, 1)
+    nothing = sightline("query", root)
+    assert (nothing.code, "has nothing to search with" in nothing.err) == (2, True)
