@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 from pipeline.core.errors import NotFoundError, ShardError, UserError
@@ -17,7 +18,11 @@ class Originals:
 
     def __init__(self, spec: Any, location: str) -> None:
         self._spec, self._location = spec, location
-        self._source = spec.open(location)
+
+    @cached_property
+    def _source(self) -> Any:
+        # Opened when it is first asked: searches go on where the source has gone.
+        return self._spec.open(self._location)
 
     def read(self, key: str, uri: str, sha256: str = "") -> bytes:
         """Return the bytes of an image by its key and URI; UserError when it is no longer there, or not what it was.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from jobs.recipe import RecipeOptions
 from pipeline.search.engine import SearchIndex
 from pipeline.serve.models import parse_box
 from pipeline.serve.options import ServeLimits
-from tests.builders import QUICK, encoded, images, jpeg, picture
+from tests.builders import QUICK, encoded, images, jpeg, picture, run, tar_bytes, write_files
 from tests.serve.served import CALM, Served, served, small_root
 
 RECIPE = RecipeOptions(**{**vars(QUICK), "indexes": ("flat", "ivfpq")})
@@ -109,6 +110,18 @@ def test_originals_that_are_gone_or_changed_are_not_shown(tmp_path: Path) -> Non
         refused(site.client.get("/images/0002.jpg"), 404, "has changed")
         assert site.client.get("/images/0003.jpg").status_code == 200
         assert len(site.client.get("/similar/0001.jpg").json()["hits"]) == 3
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_source_that_is_gone_costs_its_pictures_only(tmp_path: Path, packed: bool) -> None:
+    files = images(5) if packed else {"a.tar": tar_bytes(images(5))}
+    run(write_files(tmp_path / "src", files), tmp_path / "root")
+    shutil.rmtree(tmp_path / "src")
+    with served(tmp_path / "root") as site:
+        assert site.image(images(5)["0001.jpg"]).json()["hits"][0]["key"].endswith("0001.jpg")
+        refused(
+            site.client.get("/images/" + ("" if packed else "a.tar/") + "0001.jpg"), 404, "no longer there|is no folder"
+        )
 
 
 @pytest.mark.parametrize(
