@@ -86,7 +86,8 @@ def fingerprints() -> dict[str, str]:
     fitted = EncodeSpec(method="vlad", artifact=weights)
     found["recipe, encoded and fitted"] = encoded.model_copy(update={"encode": fitted}).fingerprint
     for kind in ("tar", "parquet", "arrow"):
-        told = spec_class("pipeline.sources", kind)(metadata={"license": "string", "year": "int64:taken.year"})
+        declared = {"license": "string", "year": "int64:taken.year"}
+        told = spec_class("pipeline.sources", kind).model_validate({"metadata": declared})
         found[f"pipeline.sources.{kind}, metadata"] = told.fingerprint
         if kind == "tar":
             found["recipe, metadata"] = recipe.model_copy(update={"source": told}).descriptor_id

@@ -72,7 +72,8 @@ def main(rows: int) -> dict[str, float]:
         weights = catalog.put_artifact(named_weights("squeezenet1_1", "random:0").to_bytes(), "model.safetensors")
         extractor = PooledSpec(backbone="squeezenet1_1", weights=weights, origin="random:0")
         recipe = Recipe(source=FolderSpec(), extractor=extractor, indexes=(Spec(),))
-        lists = Lists(descriptors=manifests.descriptor_table(write_tables(catalog, recipe, rows, centres)))
+        files = write_tables(catalog, recipe, rows, centres, vectors)
+        lists = Lists(descriptors=manifests.descriptor_table(files))
         x = np.concatenate([vectors(number, PER_FILE, centres) for number in range(rows // PER_FILE)])
         mine, theirs = [], []
         for _ in range(ROUNDS):
