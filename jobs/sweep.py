@@ -119,7 +119,10 @@ def lines(data: dict[str, Any]) -> list[str]:
     if data["found"] is None:
         rows.append(f"found  no setting that has {wanted}")
         return rows + [f"       {limit}" for limit in data["limits"]]
-    return [*rows, f"found  {_said(data, data['found'])}", f"       the fastest measured that has {wanted}"]
+    found = data["found"]
+    asked = (f"--effort {found['effort']} " if found["effort"] is not None else "") + f"--rerank {found['rerank']}"
+    rows += [f"found  {_said(data, found)}", f"       the fastest measured that has {wanted}: query with {asked}"]
+    return rows
 
 
 def print_table(data: dict[str, Any]) -> None:
