@@ -34,11 +34,7 @@ class Pictures:
         self._made: dict[tuple[str, str], tuple[str, int]] = {}
         self._given = self._missing = self._row = 0
         self._why = ""
-        self._originals: Originals | None = None
-        try:
-            self._originals = Originals(snapshot.recipe.source, snapshot.source)
-        except SightlineError as error:
-            self._why = str(error)
+        self._originals = Originals(snapshot.recipe.source, snapshot.source)
 
     def of(self, key: str, uri: str, *, score: float = 0.0, size: tuple[int, int] = (0, 0)) -> Picture:
         """Return the picture of an indexed image; without data when it cannot be had, which `note` then tells."""
@@ -49,7 +45,7 @@ class Pictures:
 
     def of_reject(self, key: str, uri: str) -> Picture:
         """Return the picture of an image that was not indexed; without data when it cannot be decoded, as most."""
-        if self._originals is None or self._row >= GIVE_UP:
+        if self._row >= GIVE_UP:
             return Picture(key=key, data="")
         try:
             return Picture(key=key, data=small(self._originals.read(key, uri)))
@@ -57,7 +53,7 @@ class Pictures:
             return Picture(key=key, data="")
 
     def _read(self, key: str, uri: str) -> tuple[str, int]:
-        if self._originals is None or self._row >= GIVE_UP:
+        if self._row >= GIVE_UP:
             self._missing += 1
             return "", 0
         try:

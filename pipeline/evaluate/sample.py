@@ -20,14 +20,19 @@ from pipeline.stages.sample import sample_files, sample_places
 def live_images(lists: Lists, wanted: int, seed: int) -> Candidates:
     """Return at most `wanted` images that are part of the collection, in the order of the snapshot; scores are zero.
 
-    rows are numbers of images, of a global descriptor also of vectors. Fewer come where most of a file is buried.
+    rows are numbers of images, of a global descriptor also of vectors. Fewer come only where there are fewer.
     """
-    files = _files(lists, wanted, seed)
     dead = manifests.tombstones(lists.tombstones)
-    none = np.zeros(0, np.int64)
-    live = [np.setdiff1d(np.arange(file.indexed), dead.get(file.id, none)) for file in files]
+    none, asked, rows = np.zeros(0, np.int64), wanted, 2 * manifests.total(lists.descriptors, "rows")
+    while True:
+        files = _files(lists, asked, seed)
+        live = [np.setdiff1d(np.arange(file.indexed), dead.get(file.id, none)) for file in files]
+        if sum(map(len, live)) >= wanted or asked > rows:
+            break
+        # Files are counted by their rows: some are buried, and of local descriptors an image has many.
+        asked *= 2
     places = sample_places([len(rows) for rows in live], wanted, seed)
-    return _placed(lists, files, [rows[mine] for rows, mine in zip(live, places, strict=True)])
+    return _placed(lists, files, [there[mine] for there, mine in zip(live, places, strict=True)])
 
 
 def stored_vectors(lists: Lists, wanted: int, seed: int) -> Candidates:

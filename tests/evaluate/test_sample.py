@@ -12,6 +12,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import EMPTY, Lists, load_lists
 from pipeline.search.engine import SearchIndex
 from tests.builders import images, run, write_files
+from tests.integration.test_local import recipe, textures
 
 
 @pytest.fixture
@@ -55,3 +56,11 @@ def test_vectors_are_drawn_from_what_is_stored(root: Path) -> None:
 
 def test_nothing_is_drawn_from_nothing() -> None:
     assert len(live_images(EMPTY, 5, 0)) == len(stored_vectors(EMPTY, 5, 0)) == 0
+
+
+def test_images_of_many_local_descriptors_are_as_many_as_wanted(tmp_path: Path) -> None:
+    """A file that holds rows enough may hold images too few."""
+    text = '[extractor]\nkind = "sift"\nfeatures = 40\n[indexes.flat]\n'
+    run(write_files(tmp_path / "src", textures(10)), tmp_path / "root", recipe=recipe(tmp_path, text), files=2)
+    for seed in range(6):
+        assert len(live_images(lists_of(tmp_path / "root"), 5, seed)) == 5

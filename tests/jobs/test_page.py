@@ -137,4 +137,4 @@ def test_a_source_that_is_gone_gives_no_picture_and_says_why(tmp_path: Path) -> 
     pictures = Pictures(head_of(tmp_path / "root"))
     assert not pictures.of("0000.jpg", f"{source}/0000.jpg").data
     assert not pictures.of_reject("0001.jpg", f"{source}/0001.jpg").data
-    assert "is no folder" in pictures.note
+    assert "is no longer there" in pictures.note

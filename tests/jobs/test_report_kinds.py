@@ -33,7 +33,8 @@ def test_of_local_descriptors_what_is_told_of_whole_images_is_left_out(tmp_path:
     assert told["health"]["vectors"] > 100
     assert (told["health"]["dimensions"], told["health"]["skewness"]) == (128, None)
     assert "These are local descriptors, several of an image" in page.words
-    assert len([p for p in page.of("img") if p.attributes["alt"].startswith("query ")]) == 3
+    shown = [p.attributes["alt"] for p in page.of("img") if p.attributes["alt"].startswith("query ")]
+    assert len(shown) == 3, shown
     assert len([p for p in page.of("img") if p.attributes["alt"].startswith("result ")]) == 3 * report_samples.HITS
 
 
