@@ -9,7 +9,7 @@ carries format, recipe fingerprint, dim, dtype and the kinds of metadata. Locati
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,10 @@ ROW_GROUP = 1024
 """Rows per row group: re-ranking reads single rows, and a group is what Parquet can read of them."""
 KEPT_ROW_GROUP = 32
 """The same where local descriptors are kept: a row is about 200 kB."""
+
+
+Kept = Callable[[Hashable, Callable[[], pa.Table]], pa.Table]
+"""Returns a table by its name, reading it unless it is at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +134,12 @@ def _leaves(target: pa.Schema) -> list[str]:
 class DescriptorReader:
     """Reads a descriptor file whole, streamed, or by images. `source` is a path or a seekable file, verified before.
 
-    rows counts vectors. Images are numbered in order; of a global descriptor image i is row i.
+    rows counts vectors. Images are numbered in order; of a global descriptor image i is row i. kept: keeps small
+    columns of row groups for the next time.
     """
 
-    def __init__(self, source: Path | BinaryIO, name: str = "") -> None:
-        self.name = name or str(source)
+    def __init__(self, source: Path | BinaryIO, name: str = "", kept: Kept | None = None) -> None:
+        self.name, self._kept = name or str(source), kept
         try:
             self._file = pq.ParquetFile(source)
         except (pa.ArrowInvalid, OSError) as error:
@@ -245,9 +250,16 @@ class DescriptorReader:
     def _rows(self, rows: Ints, columns: Sequence[str]) -> pa.Table:
         size = self._file.metadata.row_group(0).num_rows if self.rows else 1
         groups, offsets = np.unique(rows // size, return_inverse=True)
-        parts = [self._file.read_row_group(int(group), columns=list(columns)) for group in groups]
+        parts = [self._group(int(group), tuple(columns)) for group in groups]
         starts = np.concatenate([[0], np.cumsum([part.num_rows for part in parts])])
         return pa.concat_tables(parts).take(pa.array(starts[offsets] + rows % size))
+
+    def _group(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        def read() -> pa.Table:
+            return self._file.read_row_group(group, columns=list(columns))
+
+        small = not {"descriptor", "local"} & set(columns)
+        return self._kept((self.name, group, columns), read) if self._kept is not None and small else read()
 
     def take_vectors(self, rows: Ints) -> Floats:
         """Return the descriptors (len(rows), d) of the given rows as float32."""

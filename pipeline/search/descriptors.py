@@ -15,10 +15,14 @@ from pipeline.core.metadata import Value
 from pipeline.core.types import DescriptorBatch, Floats, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
+from pipeline.search.groups import GroupCache
 from pipeline.search.merge import Candidates, ranked
+from pipeline.search.raw import RawVectors
 from pipeline.table import DescriptorReader, ImageRow
 
 _OPEN_FILES = 256
+_GROUPS = 64 << 20
+"""Bytes of names and the like that are kept, by the row group they were read with."""
 NAMED = ("key", "uri", "width", "height")
 
 
@@ -41,6 +45,7 @@ class StoredDescriptors:
         self.dim = int(files["dim"][0].as_py()) if files.num_rows else 0
         self.counts: list[int] = files["indexed"].to_pylist()
         self._open: OrderedDict[int, DescriptorReader] = OrderedDict()
+        self._raw, self._groups = RawVectors(folder), GroupCache(_GROUPS)
         self._lock = threading.Lock()
 
     def _reader(self, number: int) -> DescriptorReader:
@@ -49,7 +54,7 @@ class StoredDescriptors:
             return self._open[number]
         (file,) = manifests.descriptor_files(self._files.slice(number, 1))
         artifact = file.artifact
-        reader = DescriptorReader(self._catalog.fetch(artifact, self._folder), artifact.uri)
+        reader = DescriptorReader(self._catalog.fetch(artifact, self._folder), artifact.uri, self._groups)
         self._open[number] = reader
         if len(self._open) > _OPEN_FILES:
             self._open.popitem(last=False)
@@ -58,11 +63,18 @@ class StoredDescriptors:
     def vectors(self, file: Ints, row: Ints) -> Floats:
         """Return the stored descriptors (m, d) of the given rows."""
         out = np.zeros((len(file), self.dim), np.float32)
-        with self._lock:
-            for number in np.unique(file):
-                mine = np.flatnonzero(file == number)
-                out[mine] = self._reader(int(number)).take_vectors(row[mine])
+        for number in np.unique(file).tolist():
+            mine = np.flatnonzero(file == number)
+            matrix = self._raw.matrix(number)
+            out[mine] = self._read(number, row[mine]) if matrix is None else matrix[row[mine]]
         return out
+
+    def _read(self, number: int, rows: Ints) -> Floats:
+        with self._lock:
+            reader = self._reader(number)
+            found = reader.take_vectors(rows)
+            self._raw.note(number, reader, rows)
+        return found
 
     def image(self, file: int, row: int) -> ImageRow:
         """Return what is known of an image beside its descriptor."""
