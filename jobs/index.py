@@ -18,7 +18,7 @@ from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core import stats
 from pipeline.core.errors import UserError
-from pipeline.core.names import parse_location, public_url
+from pipeline.core.names import absolute_location, parse_location, public_url, same_place
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
@@ -228,11 +228,10 @@ def _report(
 
 
 def _same_source(options: IndexOptions, head: Snapshot | None) -> None:
-    here = public_url(options.source).rstrip("/")
-    if head is not None and head.source.rstrip("/") != here and not options.replace_source:
+    if head is not None and not options.replace_source and not same_place(head.source, options.source):
         raise UserError(
             public_url(options.root),
-            f"indexes {head.source}, not {here}",
+            f"indexes {head.source}, not {absolute_location(options.source)}",
             "use another ROOT, or --replace-source to index this source in its place",
         )
 

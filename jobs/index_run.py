@@ -15,7 +15,7 @@ from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.outcomes import find_rows, value_of
 from jobs.progress import Reporter
 from pipeline.core.errors import SightlineError
-from pipeline.core.names import public_url
+from pipeline.core.names import absolute_location, public_url, same_place
 from pipeline.core.stats import added, told
 from pipeline.core.types import Artifact, DescriptorFile, Shard
 from pipeline.publish import manifests
@@ -171,7 +171,7 @@ class IndexRun:
         return Proposal(
             lists=lists,
             recipe=recipe,
-            source=public_url(self.options.source),
+            source=absolute_location(self.options.source),
             summary=self._summary(recipe, merged),
             fitness=fitness,
         )
@@ -185,8 +185,8 @@ class IndexRun:
         recipes = {recipe.fingerprint, self.head.recipe.fingerprint if self.head is not None else ""}
         if head.recipe.fingerprint not in recipes:
             raise conflict(head, self.head, self.writer, "both changed the recipe")
-        sources = {public_url(self.options.source), self.head.source if self.head is not None else ""}
-        if head.source not in sources:
+        sources = [self.options.source] + ([self.head.source] if self.head is not None else [])
+        if not any(same_place(head.source, source) for source in sources):
             raise conflict(head, self.head, self.writer, "both changed the source")
         base = lists_for(self.catalog, head, recipe)
         try:

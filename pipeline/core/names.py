@@ -6,9 +6,11 @@ use: s3://bucket/prefix?endpoint=URL&profile=NAME&region=NAME&anonymous=true. It
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pipeline.core.errors import StoreError, UserError
 
@@ -54,7 +56,8 @@ def _options(query: str, shown: str) -> tuple[tuple[str, str], ...]:
         # Neither name nor value is repeated: a presigned URL carries its secret here.
         if name not in S3_OPTIONS:
             raise UserError(shown, "has an option that is not known", f"options are {', '.join(S3_OPTIONS)}")
-        if name == "endpoint" and (urlsplit(value).scheme not in ("http", "https") or "@" in value):
+        # Locations are recorded with their options: what could carry a secret stays out.
+        if name == "endpoint" and (urlsplit(value).scheme not in ("http", "https") or set("@?#") & set(value)):
             raise UserError(
                 shown, "has an endpoint that is no http(s) URL without credentials", "write http://host:port"
             )
@@ -68,6 +71,28 @@ def public_url(location: str) -> str:
     scheme, _, rest = location.partition("://")
     netloc, slash, path = rest.partition("/")
     return f"{scheme}://{netloc.rpartition('@')[2].partition('?')[0]}{slash}{path.partition('?')[0]}"
+
+
+def absolute_location(location: str) -> str:
+    """Return a location that means the same in every folder, fit to be recorded: local paths in full, options kept."""
+    parsed = parse_location(location)
+    if parsed.scheme == "file":
+        full = str(Path(parsed.path).absolute())
+        plain = os.path.normpath(full)
+        # Behind a link, ".." leads elsewhere than the text says.
+        return plain if os.path.realpath(plain) == os.path.realpath(full) else full
+    query = urlencode(parsed.options, safe=":/")
+    return f"{parsed.scheme}://{parsed.path}" + (f"?{query}" if query else "")
+
+
+def same_place(one: str, other: str) -> bool:
+    """Tell whether two locations are one place: links are followed. How a service is reached makes no difference."""
+
+    def place(location: str) -> tuple[str, str]:
+        parsed = parse_location(location)
+        return parsed.scheme, os.path.realpath(parsed.path) if parsed.scheme == "file" else parsed.path
+
+    return place(one) == place(other)
 
 
 def join_location(location: str, name: str) -> str:

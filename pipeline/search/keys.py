@@ -21,7 +21,7 @@ from pipeline.publish.lists import Lists
 from pipeline.publish.manifests import Rows
 from pipeline.search.descriptors import StoredDescriptors
 
-_FILES, _PLACES = 64, 65_536
+_FILES, _PLACES, _LONGEST = 64, 65_536, 512
 Place = tuple[int, int]
 """Number of a descriptor file, in the order of the snapshot, and an image's row there."""
 
@@ -38,17 +38,21 @@ class Keys:
         self._file: pq.ParquetFile | None = None
         self._bounds: list[tuple[bytes, bytes] | None] = []
         self._keys: OrderedDict[int, pa.Array] = OrderedDict()
-        self._places: OrderedDict[str, Place | None] = OrderedDict()
+        self._places: OrderedDict[str, Place] = OrderedDict()
         self._lock = threading.Lock()
 
     def place(self, key: str, folder: Path) -> Place | None:
         """Return where a live image is; None when the snapshot has none of that key. folder: for remote copies."""
         with self._lock:
-            if key not in self._places:
-                self._places[key] = self._find(key, folder)
+            if key in self._places:
+                return self._places[key]
+            place = self._find(key, folder)
+            # Whoever asks chooses the keys: what is not there, or long, would fill the memory with anything.
+            if place is not None and len(key) <= _LONGEST:
+                self._places[key] = place
                 if len(self._places) > _PLACES:
                     self._places.popitem(last=False)
-            return self._places[key]
+            return place
 
     def _find(self, key: str, folder: Path) -> Place | None:
         for shard in self._shards_of(key, folder):

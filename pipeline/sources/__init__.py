@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from pipeline.core.metadata import Column, Kind, checked, columns
 from pipeline.core.specs import Spec
+from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
@@ -53,6 +54,10 @@ class SourceSpec(Spec):
     def open(self, location: str) -> Source:
         """Open SOURCE; a UserError when it is not there or not of this kind."""
         raise NotImplementedError
+
+    def files(self, location: str) -> Store:
+        """Return where the files of a source that packs lie: the keys are names there. Nothing is listed or read."""
+        return open_store(location)
 
     @property
     def columns(self) -> tuple[Column, ...]:

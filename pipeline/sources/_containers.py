@@ -64,9 +64,31 @@ class ContainerSource(Generic[S]):
         """Yield the containers."""
         return self._containers.listing()
 
-    def pick(self, entry: Entry, key: str, uri: str) -> bytes | None:
-        """Return the encoded bytes of one image of a container; None when it is not there. Kinds know quicker ways."""
-        shard = Shard(id="", uri=uri.partition("#")[0], bytes=entry.size, etag=entry.etag, entries=(entry,))
+    def pick(self, key: str, uri: str) -> bytes | None:
+        """Return the encoded bytes of one image, as `images` names it; None when its container has none such.
+
+        Raises NotFoundError when the container is gone, ShardError when it cannot be read any more.
+        """
+        path = self.container(key, uri)
+        return self.pick_from(self._containers.store.stat(path), key, uri) if path else None
+
+    def container(self, key: str, uri: str) -> str:
+        """Return the path of the container that an image lies in; "" when key and URI are none of this kind.
+
+        The URI may stem from another place that held the same files: where it begins does not count.
+        """
+        file, mark, row = uri.rpartition("#row=")
+        if not mark or not row.isdecimal():
+            return ""
+        above = (key[:end] for end, letter in enumerate(key) if letter == "/")
+        paths = [path for path in above if file.endswith(f"/{path}")]
+        # Several fit only where a folder is named as the container in it is, and the image's own name begins so too.
+        here = [path for path in paths if file == f"{public_url(self._containers.store.url).rstrip('/')}/{path}"]
+        return (here + paths + [""])[0]
+
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:  # noqa: ARG002 - quicker ways need it
+        """Return one image of a container by walking it; kinds know quicker ways."""
+        shard = Shard(id="", uri="", bytes=entry.size, etag=entry.etag, entries=(entry,))
         for item in self.images(shard):
             if item.key == key and isinstance(item, Image):
                 return item.data

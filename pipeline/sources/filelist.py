@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.core.errors import NotFoundError, UserError
-from pipeline.core.names import public_url
+from pipeline.core.names import absolute_location, public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
-from pipeline.core.storage import open_store, split_location
+from pipeline.core.storage import Store, open_store, split_location
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
+
+
+def _full(root: str) -> str:
+    return absolute_location(root) if root else root
 
 
 class Spec(SourceSpec):
@@ -20,7 +24,7 @@ class Spec(SourceSpec):
 
     packs: ClassVar[bool] = True
 
-    root: str = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
+    root: Annotated[str, AfterValidator(_full)] = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
 
     def open(self, location: str) -> NamedFiles:
         """Read the list; a UserError names the line that cannot be used."""
@@ -32,13 +36,17 @@ class Spec(SourceSpec):
             raise UserError(shown, "does not exist", "check the path") from None
         except UnicodeDecodeError:
             raise UserError(shown, "is not UTF-8 text", "give a list of paths") from None
-        images = open_store(self.root) if self.root else store
+        images = self.files(location)
         names = [
             _relative(line.strip(), images.url, f"{shown} line {number}")
             for number, line in enumerate(text.splitlines(), start=1)
             if line.strip() and not line.startswith("#")
         ]
         return NamedFiles(images, names, self.match)
+
+    def files(self, location: str) -> Store:
+        """Return the root."""
+        return open_store(self.root) if self.root else split_location(location)[0]
 
 
 def _relative(path: str, root: str, where: str) -> str:

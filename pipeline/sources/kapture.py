@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import join_location, public_url
-from pipeline.core.storage import open_store
+from pipeline.core.storage import Store, open_store
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -30,7 +30,11 @@ class Spec(SourceSpec):
         except UnicodeDecodeError:
             raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
         names = list(_names(text, f"{shown}/{RECORDS}"))
-        return NamedFiles(open_store(join_location(location, DATA)), names, self.match)
+        return NamedFiles(self.files(location), names, self.match)
+
+    def files(self, location: str) -> Store:
+        """Return the folder of the records' images."""
+        return open_store(join_location(location, DATA))
 
 
 def _names(text: str, shown: str) -> Iterator[str]:

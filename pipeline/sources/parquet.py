@@ -56,7 +56,7 @@ class ParquetSource(ContainerSource[Spec]):
             line = " ".join(str(error).split())[:160]
             raise ShardError(f"is no sound Parquet file ({line})") from None
 
-    def pick(self, entry: Entry, key: str, uri: str) -> bytes | None:
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
         """Return one row's image, reading only its row group; ShardError when the file cannot be read any more."""
         try:
             with self._containers.store.open(entry.path) as raw:
@@ -65,7 +65,7 @@ class ParquetSource(ContainerSource[Spec]):
             raise ShardError(f"is no sound Parquet file ({' '.join(str(error).split())[:160]})") from None
 
     def _picked(self, file: pq.ParquetFile, entry: Entry, key: str, uri: str) -> bytes | None:
-        row = uri.partition("#row=")[2]
+        row = uri.rpartition("#row=")[2]
         if row.isdecimal() and int(row) < file.metadata.num_rows:
             ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
             group = int(np.searchsorted(ends, int(row), side="right"))

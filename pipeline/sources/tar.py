@@ -54,7 +54,13 @@ class TarSource(ContainerSource[Spec]):
         with raw:
             yield from grouped(self._members(_Counted(raw), entry), self._spec.columns)
 
-    def pick(self, entry: Entry, key: str, uri: str) -> bytes | None:  # noqa: ARG002 - the key says it all
+    def container(self, key: str, uri: str) -> str:
+        """Return the path of the archive: the URI ends as the key does, but for a "#" where the archive's name ends."""
+        end = uri[-len(key) :]
+        place = next((i for i, (one, other) in enumerate(zip(key, end, strict=False)) if one != other), 0)
+        return key[:place] if end == f"{key[:place]}#{key[place + 1 :]}" else ""
+
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:  # noqa: ARG002 - the key says it all
         """Return one member, without reading those before it."""
         return self._picked.read(entry, key.removeprefix(f"{entry.path}/"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs import index_run
 from jobs.progress import Reporter
 from jobs.verify import verify
 from pipeline.core.errors import SightlineError, UserError
@@ -224,6 +225,25 @@ def test_another_source_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
     report = run(two, tmp_path / "root", replace_source=True)
     assert report.images["removed"] == 3
     assert live_keys(tmp_path / "root") == sorted(images(3, start=5))
+
+
+@pytest.mark.parametrize("recorded", ["src", "./src", "file://{}/src", "{}/src", "{}/src/"])
+def test_one_source_is_the_same_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str
+) -> None:
+    write_files(tmp_path / "src", images(3))
+    monkeypatch.chdir(tmp_path)
+    # Older releases recorded what was typed.
+    with monkeypatch.context() as older:
+        older.setattr(index_run, "absolute_location", lambda _: recorded.format(tmp_path))
+        run("src", "root")
+    write_files(tmp_path / "src", images(1, start=7))
+    for spelling in ("src", f"{tmp_path}/src/", f"file://{tmp_path}/src"):
+        assert not run(spelling, "root").images["removed"]
+    assert live_keys(tmp_path / "root") == sorted({**images(3), **images(1, start=7)})
+    head = Catalog(LocalStore("root")).head()
+    assert head is not None
+    assert head.source == str(tmp_path / "src")
 
 
 def test_a_source_without_a_single_usable_image_publishes_nothing(tmp_path: Path) -> None:

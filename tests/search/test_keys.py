@@ -32,6 +32,16 @@ def test_keys_beneath_containers_are_found(tmp_path: Path) -> None:
     assert [place is not None for place in found.values()] == [True, True, False, False]
 
 
+def test_only_short_keys_that_are_there_are_remembered(tmp_path: Path) -> None:
+    long = "/".join(["d" * 200] * 3) + "/0000.jpg"
+    source = write_files(tmp_path / "src", {**images(3), long: images(4)["0003.jpg"]})
+    run(source, tmp_path / "root")
+    with SearchIndex.open(str(tmp_path / "root")) as index:
+        for key in ("0001.jpg", "0001.jpg", "gone.jpg", "x" * 4096, long):
+            assert (index.place(key) is not None) == (key in {"0001.jpg", long})
+        assert list(index._keys._places) == ["0001.jpg"]
+
+
 def test_deleted_and_changed_images_lead_to_what_is_live(tmp_path: Path) -> None:
     source = write_files(tmp_path / "src", images(9))
     run(source, tmp_path / "root")
