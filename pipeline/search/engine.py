@@ -24,7 +24,7 @@ from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.expand import expand
-from pipeline.search.filters import FEW, Filters
+from pipeline.search.filters import Filters
 from pipeline.search.keys import Keys
 from pipeline.search.merge import Candidates, joined
 from pipeline.search.parts import LocalParts, PartQuery, Parts
@@ -66,7 +66,8 @@ class SearchOptions:
     compared with the query's, by local descriptors; those come first that most matches agree on. effort: what the index
     kind calls nprobe, ef_search or checks, None for the recipe's. where: a condition on metadata, see where.py; nothing
     else is looked at, so that k matching images come when k exist. few: up to so many matching images are compared one
-    by one, exactly, rather than found by the index; None for max(10,000, 10 x the candidates looked at).
+    by one, exactly, rather than found by the index; None for max(10,000, 10 x the candidates looked at), and at most as
+    many as 64 MB of vectors hold.
     """
 
     k: int = 10
@@ -209,7 +210,7 @@ class SearchIndex:
         asked = PartQuery(queries=queries, depth=depth, effort=options.effort)
         if options.where:
             matches = self._filters.matches(options.where)
-            few = max(FEW, 10 * depth) if options.few is None else options.few
+            few = self._filters.few(depth) if options.few is None else options.few
             if matches.count <= few and not self.is_local:
                 return self._filters.exact(matches, queries, options.k)
             asked = replace(asked, hidden=matches.hidden, hidden_as=matches.where)

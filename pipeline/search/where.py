@@ -6,11 +6,13 @@ columns, and literals. No SQL is ever run. Nulls are SQL's: what compares with o
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
+from decimal import Decimal
 from functools import reduce
 from typing import Any
 
@@ -18,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
 
 from pipeline.core.errors import UserError
 from pipeline.core.metadata import Kind, moment
@@ -89,23 +90,28 @@ def condition(text: str, metadata: Mapping[str, Kind]) -> Condition:
     try:
         if len(text) > LONGEST:
             raise _RefusedError(f"has more than {LONGEST} characters")
+        text.encode()
         found = _Reader(kinds)
         expression = found.truth(_parsed(text))
     except _RefusedError as error:
         reason = str(error)
+    except UnicodeEncodeError:
+        reason = "has half a character"
     except RecursionError:
         reason = "is nested too deeply"
     else:
         return Condition(expression=expression, columns=tuple(sorted(found.named)))
     there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    shown = (text if len(text) <= 80 else f"{text[:77]}...").encode(errors="replace").decode()
     raise UserError(f"--where {shown}", reason, f"columns: {there}")
 
 
 def _parsed(text: str) -> exp.Expr:
     try:
         return sqlglot.parse_one(text, into=exp.Condition, dialect="duckdb")
-    except SqlglotError as error:
+    except RecursionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - sqlglot fails in any way where a text confuses it
         what = getattr(error, "errors", None) or [{}]
         near = str(what[0].get("highlight") or "").strip()
         raise _RefusedError("is no condition of SQL" + (f", near {near[:40]!r}" if near else "")) from None
@@ -183,10 +189,9 @@ class _Reader:
             raise _RefusedError(f"names {name!r}, which is no column{hint}")
         self.named.add(real)
         column = pc.field(real)
-        # Widths and heights are stored in 32 bits.
-        return _Operand(
-            kind=self._kinds[real], column=column.cast(pa.int64()) if real in ("width", "height") else column
-        )
+        if real in ("width", "height"):
+            column = column.cast(pa.int64())  # stored in 32 bits
+        return _Operand(kind=self._kinds[real], column=column)
 
     def _compared(self, comparison: type[exp.Expr], one: _Operand, other: _Operand) -> pc.Expression:
         if "null" in (one.kind, other.kind):
@@ -233,13 +238,13 @@ def _check(node: exp.Expr, what: str = "not understood here") -> None:
 def _number(text: str, sign: int) -> _Operand:
     """Return a number: an integer where it is whole and has 64 bits, however it is written."""
     try:
-        value = sign * int(text)
-    except ValueError:
-        real = sign * float(text)
-        if not real.is_integer() or int(real) not in _INT64:
-            return _Operand(kind="float64", value=real)
-        value = int(real)
-    return _Operand(kind="int64", value=value) if value in _INT64 else _Operand(kind="float64", value=float(value))
+        value = Decimal(text if sign > 0 else f"-{text}")
+    except ArithmeticError:
+        raise _RefusedError(f"has {_shown(text)} where a number belongs") from None
+    if math.isinf(real := float(value)):
+        raise _RefusedError(f"has {_shown(text)}, a number that 64 bits do not hold")
+    whole = value == value.to_integral_value() and int(value) in _INT64
+    return _Operand(kind="int64", value=int(value)) if whole else _Operand(kind="float64", value=real)
 
 
 def _time_literal(node: exp.Cast) -> _Operand:
@@ -287,6 +292,9 @@ def _balanced(join: Callable[[Any, Any], Any], parts: Sequence[pc.Expression]) -
     return join(_balanced(join, parts[:middle]), _balanced(join, parts[middle:]))
 
 
-def _shown(node: exp.Expr) -> str:
-    text = " ".join(node.sql(dialect="duckdb").split())
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+def _shown(what: exp.Expr | str) -> str:
+    try:
+        line = " ".join((what if isinstance(what, str) else what.sql(dialect="duckdb")).split())
+    except Exception:  # noqa: BLE001 - a tree that sqlglot reads, and cannot write
+        line = type(what).__name__.lower()
+    return repr(line if len(line) <= 40 else f"{line[:37]}...")

@@ -22,10 +22,11 @@ from pipeline.core.specs import kinds
 from pipeline.core.types import Floats
 from pipeline.publish.catalog import Catalog
 from pipeline.run.inline import InlineCrew
+from pipeline.search import filters as module
 from pipeline.search.augment import Augmented
 from pipeline.search.descriptors import StoredDescriptors
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
-from pipeline.search.filters import Filters
+from pipeline.search.filters import ENTRIES, KEEP, OVERHEAD, Filters, Matches, _Recent
 from pipeline.search.merge import Candidates
 from pipeline.search.shares import SharedParts, share_tasks
 from tests.builders import run
@@ -256,7 +257,7 @@ class Counting(StoredDescriptors):
 
     def __init__(self, files: int) -> None:
         self.dim, self.counts = 2, [4] * files
-        self.reads = self.vectors_read = 0
+        self.reads = self.vectors_read = self.most_at_once = 0
 
     def columns(self, number: int, names: Any) -> pa.Table:
         assert list(names) == ["year"]
@@ -265,6 +266,7 @@ class Counting(StoredDescriptors):
 
     def vectors(self, file: Any, row: Any) -> Floats:
         self.vectors_read += len(file)
+        self.most_at_once = max(self.most_at_once, len(file))
         return np.stack([file, row], axis=1).astype(np.float32)
 
 
@@ -306,3 +308,91 @@ def test_what_is_kept_of_conditions_is_bounded() -> None:
     assert stored.reads == 500, "the latest are kept"
     filters.matches("year < 0")
     assert stored.reads == 550, "the first was given up"
+
+
+def test_what_was_asked_leaves_no_lock_behind() -> None:
+    recent = _Recent[int](1 << 20, lambda _: 0)
+
+    def fails() -> int:
+        raise UserError("x", "y", "z")
+
+    for name in map(str, range(100)):
+        with pytest.raises(UserError):
+            recent.get(name, fails)
+        assert [recent.get(name, lambda: 1) for _ in range(2)] == [1, 1]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: recent.get(f"new {number % 10}", lambda: 1), range(400)))
+    assert recent._making == {}
+
+
+def test_names_and_places_are_weighed_and_entries_are_counted() -> None:
+    stored = Counting(1)
+    filters = Filters(stored, pa.array(["f0"]), {}, {"year": "int64"}, keep=100_000)
+    for number in range(100):
+        where = f"year < 0 and {'1 = 1 and ' * 100}year < {number}"
+        assert not len(filters.exact(filters.matches(where), np.zeros((1, 2), np.float32), 1)[0])
+        assert filters.held <= 100_000
+    kept = [*filters._matches._kept, *filters._compared._kept]
+    assert sum(4 * len(name) + OVERHEAD for name in kept) <= filters.held
+    recent = _Recent[int](1 << 40, lambda _: 0)
+    for number in range(3 * ENTRIES):
+        recent.get(str(number), lambda: 1)
+    assert len(recent._kept) == ENTRIES
+    assert recent.held == sum(OVERHEAD + 4 * len(name) for name in recent._kept)
+    few = Filters(Counting(50), pa.array([f"f{n}" for n in range(50)]), {}, {"year": "int64"})
+    found = few.matches("year < 40")
+    before = few.held
+    few.exact(found, np.zeros((1, 2), np.float32), 1)
+    assert few.held - before >= 120 * (8 + 4 + 8 + 8), "vectors, scores, files and rows of 120 images"
+
+
+def test_one_constant_bounds_what_all_filters_of_an_index_keep() -> None:
+    filters = Filters(Counting(1), pa.array(["f0"]), {}, {"year": "int64"})
+    assert filters._matches._limit + filters._compared._limit == KEEP
+
+
+def test_more_than_is_read_at_once_is_compared_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = pa.array([f"f{number}" for number in range(50)])
+    queries = np.array([[1.0, 0.1], [-1.0, 0.3], [0.0, 1.0]], np.float32)
+
+    def made() -> tuple[Counting, Filters, Matches]:
+        stored = Counting(50)
+        filters = Filters(stored, names, {"f3": np.array([0])}, {"year": "int64"})
+        return stored, filters, filters.matches("year < 20")
+
+    stored, filters, matches = made()
+    whole = filters.exact(matches, queries, 7)
+    assert (matches.count, stored.most_at_once) == (59, 59)
+    monkeypatch.setattr(module, "VECTORS", 5 * 2 * 4)
+    stored, filters, matches = made()
+    before = filters.held
+    parts = filters.exact(matches, queries, 7)
+    assert (stored.most_at_once, stored.vectors_read) == (5, 59)
+    assert filters.held == before, "their vectors are not kept"
+    for one, other in zip(whole, parts, strict=True):
+        assert len(one) == 7
+        for name in ("score", "file", "row"):
+            assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+def test_few_are_no_more_than_their_vectors_may_weigh(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Counting(1)
+    filters = Filters(stored, pa.array(["f0"]), {}, {"year": "int64"})
+    assert (filters.few(100), filters.few(10_000)) == (10_000, 100_000)
+    stored.dim = 2048
+    assert filters.few(100) == filters.few(10_000) == (64 << 20) // (4 * 2048)
+    compared: list[int] = []
+    exact = Filters.exact
+
+    def noted(self: Filters, matches: Matches, queries: Floats, k: int) -> list[Candidates]:
+        compared.append(matches.count)
+        return exact(self, matches, queries, k)
+
+    monkeypatch.setattr(Filters, "exact", noted)
+    options = SearchOptions(where=WIDE, index="ivfpq", rerank=10_000)
+    queries = vectors(5, 77)
+    found = keys(index.search(queries, options))
+    assert compared == [1350]
+    monkeypatch.setattr(module, "VECTORS", 1349 * 4 * DIM)
+    assert keys(index.search(queries, options)) == found, "the index looks at all, and scores them exactly"
+    assert compared == [1350]
