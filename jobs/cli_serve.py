@@ -27,6 +27,9 @@ def serve(
     host_name: Annotated[
         list[str] | None, typer.Option(help="A name that clients call it by, where a proxy stands before it.")
     ] = None,
+    proxy: Annotated[
+        list[str] | None, typer.Option(help="Address of a proxy before it, whose X-Forwarded-For is believed.")
+    ] = None,
     token_file: Annotated[
         str, typer.Option(help="File with the token that clients send as a bearer. [default: $SIGHTLINE_SERVE_TOKEN]")
     ] = "",
@@ -56,7 +59,12 @@ def serve(
     if bool(certificate) != bool(key):
         raise UserError("--certificate and --key", "belong together", "give both")
     listening = serve_job.Listening(
-        host=host, port=port, certificate=certificate, key=key, names=tuple(name.lower() for name in host_name or ())
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        names=tuple(name.lower() for name in host_name or ()),
+        proxies=tuple(proxy or ()),
     )
     token = serve_job.token_of(token_file)
     options = ServeOptions(

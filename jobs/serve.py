@@ -29,13 +29,17 @@ HERE = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Where to listen; see pipeline.serve.listen. names: by which the service may be called, beside those of here."""
+    """Where to listen; see pipeline.serve.listen. names: by which the service may be called, beside those of here.
+
+    proxies: addresses of proxies before it, which are believed when they say for whom they ask.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     certificate: str = ""
     key: str = ""
     names: tuple[str, ...] = field(default=())
+    proxies: tuple[str, ...] = field(default=())
 
 
 def token_of(file: str) -> str:
@@ -96,7 +100,11 @@ def serve(
                 told({"url": url, "snapshot": about.snapshot, "images": about.images})
 
             where = listen_module.ListenOptions(
-                host=listening.host, port=listening.port, certificate=listening.certificate, key=listening.key
+                host=listening.host,
+                port=listening.port,
+                certificate=listening.certificate,
+                key=listening.key,
+                proxies=listening.proxies,
             )
             listen_module.listen(service, where, listens)
     except AccessError as error:

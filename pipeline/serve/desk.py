@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,6 +25,10 @@ class BusyError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         self.status, self.reason = status, reason
         super().__init__(reason)
+
+
+class GoneError(Exception):
+    """Whoever asked has hung up."""
 
 
 class Rate:
@@ -62,9 +67,15 @@ class Desk:
             self._taken -= 1
             self._gauge.set(self._taken)
 
-    async def do(self, work: Callable[[], R]) -> R:
-        """Do it in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def do(self, work: Callable[[], R], gone: threading.Event | None = None) -> R:
+        """Do it in a thread; GoneError in its place when its turn comes and `gone` is set."""
+
+        def wanted() -> R:
+            if gone is not None and gone.is_set():
+                raise GoneError
+            return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, wanted)
 
     def close(self) -> None:
         """Begin nothing more; what is under way ends."""

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from pipeline.serve.metrics import ServeMetrics
 from pipeline.serve.options import ServeOptions
-from pipeline.serve.page import STATIC
+from pipeline.serve.page import STATIC, SWAGGER
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,8 +27,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz")
 """Paths that never want a token: whoever watches over the process asks them."""
-PAGE = tuple(STATIC)
-"""The page itself holds nothing of the collection, and asks its reader for the token."""
+PAGE = (*STATIC, "/docs", *(f"/docs/{name}" for name in SWAGGER), "/openapi.json")
+"""The page and the documentation hold nothing of the collection; the page asks its reader for the token."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -52,6 +52,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD" and scope["path"] in OPEN:
+            # Probes ask so, too; uvicorn leaves the body out.
+            scope = {**scope, "method": "GET"}
         exchange = _Exchange(scope, receive, send, self._options)
         started = time.perf_counter()
         try:
@@ -75,9 +78,10 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = dict(scope["headers"])
         hosts = self._options.hosts
-        if hosts is not None and _hostname(headers.get(b"host", b"")) not in hosts:
-            return 421, "this service does not go by that name; see --host-name"
         token, path = self._options.token, scope["path"]
+        # Probes come by whatever address a machine has, and learn nothing.
+        if hosts is not None and path not in OPEN and _hostname(headers.get(b"host", b"")) not in hosts:
+            return 421, "this service does not go by that name"
         if token and path not in (*OPEN, *PAGE):
             sent = headers.get(b"authorization", b"")
             if not hmac.compare_digest(sent, f"Bearer {token}".encode()):

@@ -24,12 +24,15 @@ log = logging.getLogger("sightline.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class ListenOptions:
-    """Where to listen; port 0 takes any free one. certificate, key: PEM files for TLS."""
+    """Where to listen; port 0 takes any free one. certificate, key: PEM files for TLS. proxies: addresses whose
+    X-Forwarded-For is believed.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
     certificate: str = ""
     key: str = ""
+    proxies: tuple[str, ...] = ()
 
 
 def configured(service: Service, options: ListenOptions) -> uvicorn.Config:
@@ -41,6 +44,9 @@ def configured(service: Service, options: ListenOptions) -> uvicorn.Config:
         port=options.port,
         http=guarded(limits.header_seconds),
         ws="none",
+        # Else any client could say that it is another, and have a rate of its own.
+        proxy_headers=bool(options.proxies),
+        forwarded_allow_ips=list(options.proxies),
         lifespan="on",
         limit_concurrency=limits.connections,
         timeout_keep_alive=KEEP_ALIVE,
@@ -62,6 +68,10 @@ def listen(service: Service, options: ListenOptions, told: Callable[[str], None]
         if not Path(path).is_file():
             raise UserError(path, "is no file", "name the PEM files of certificate and key")
     config = configured(service, options)
+    try:
+        config.load()
+    except (OSError, ValueError) as error:
+        raise UserError(options.certificate, f"cannot be used ({error})", "name the PEM files of both") from None
     try:
         socket = config.bind_socket()
     except SystemExit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FailFast, Field, FiniteFloat
 
 MOST_VECTORS = 64
 MOST_DIMENSIONS = 65_536
@@ -43,14 +43,21 @@ class SimilarAsk(Ask):
     )
 
 
+class ImageAsk(Ask):
+    """How to search with an uploaded image, or with a box of it: the fields of the form beside `image`."""
+
+    box: str | None = Field(default=None, pattern=BOX, max_length=200, description="X,Y,W,H in pixels of the image")
+
+
 class VectorsAsk(BaseModel):
     """Queries that are vectors already. recipe: the descriptor_id they were made by, where it is known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vectors: list[Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_DIMENSIONS)]] = Field(
-        min_length=1, max_length=MOST_VECTORS, description="each is scaled to unit length"
-    )
+    # The first fault is enough: a list of all of them can be a thousand times as large as what was sent.
+    vectors: Annotated[
+        list[Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_DIMENSIONS), FailFast()]], FailFast()
+    ] = Field(min_length=1, max_length=MOST_VECTORS, description="each is scaled to unit length")
     recipe: str = Field(default="", max_length=80, description="refused unless it is the snapshot's")
     ask: Ask = Ask()
 

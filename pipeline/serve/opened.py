@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import StoreError, TransientError, UserError
 from pipeline.publish.catalog import Catalog
 from pipeline.search.engine import Hit, SearchIndex
 from pipeline.search.locate import Locator
@@ -58,11 +58,15 @@ class Opened:
             return self.originals.read(image.key, image.uri, image.sha256), image.sha256
         except UserError as error:
             raise UnknownImageError(error.subject, error.reason, error.remedy) from None
+        except TransientError:
+            raise
+        except StoreError as error:
+            raise UnknownImageError(image.uri, f"cannot be read: {error}") from None
 
 
 def with_box(locator: Locator, objects: torch.Tensor, hit: Hit) -> Hit:
     """Return a hit with the object's box; without one when its original is gone."""
     try:
         return locator.locate(objects, [hit])[0]
-    except UserError:
+    except (UserError, StoreError):
         return hit

@@ -11,9 +11,11 @@ from pipeline.search.live import LiveOptions
 class ServeLimits:
     """Bounds on what a client can make the service do; beyond them it answers with a 4xx, or 503 for "later".
 
-    body_bytes: of a request. pixels: of an image. k, rerank, verify: of one search. searches, pictures: in hand at a
-    time, waiting ones included. rate: searches per second of one client, over a window of three seconds; 0 for any.
-    header_seconds, body_seconds: until a request has arrived. connections: open at a time.
+    body_bytes: of a request. pixels: of an uploaded image. k, rerank, verify, locate: of one search; locate: results in
+    which the object is looked for. searches, pictures: in hand at a time, waiting ones included; locating: of the
+    searches those that locate, which take seconds. rate: searches per second of one client, over a window of three
+    seconds; 0 for any. header_seconds, body_seconds: until a request has arrived. connections: beyond so many that are
+    open, requests are sent away.
     """
 
     body_bytes: int = 20 << 20
@@ -21,8 +23,10 @@ class ServeLimits:
     k: int = 200
     rerank: int = 10_000
     verify: int = 200
+    locate: int = 50
     searches: int = 64
     pictures: int = 512
+    locating: int = 8
     rate: int = 20
     header_seconds: float = 10.0
     body_seconds: float = 30.0

@@ -14,6 +14,7 @@ class GuardedProtocol(H11Protocol):
 
     head_seconds: ClassVar[float]
     _deadline: asyncio.TimerHandle | None = None
+    _unsent = 1 << 62
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
@@ -37,6 +38,7 @@ class GuardedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for the next head."""
         super().on_response_complete()
+        self._unsent = 1 << 62
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -62,8 +64,17 @@ class GuardedProtocol(H11Protocol):
 
     def _expire(self) -> None:
         self._deadline = None
-        if not self._at_work:
+        if self._at_work:
+            return
+        left = self.transport.get_write_buffer_size()
+        if 0 < left < self._unsent:
+            # An answer is still on its way to a slow reader who does take it.
+            self._unsent = left
+            self._watch()
+        elif left:
             self.transport.abort()
+        else:
+            self.transport.close()
 
 
 def guarded(seconds: float) -> type[GuardedProtocol]:

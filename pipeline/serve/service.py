@@ -27,7 +27,7 @@ from pipeline.search.indexed import others, stored_query
 from pipeline.search.live import Live
 from pipeline.search.query import Box, Query, QueryExtractor
 from pipeline.search.thumbnails import thumbnail
-from pipeline.serve.models import About, Ask, IndexModel, VectorsAsk
+from pipeline.serve.models import MOST_VECTORS, About, Ask, IndexModel, VectorsAsk
 from pipeline.serve.opened import Opened, UnknownImageError, with_box
 from pipeline.serve.options import ServeLimits, ServeOptions
 from pipeline.serve.pictures import Pictures
@@ -35,6 +35,10 @@ from pipeline.stages.describe import choose_device
 
 PICTURES = 128 << 20
 """Bytes of thumbnails that are kept."""
+INDEXED = Limits()
+"""Bounds on originals: what was indexed can be shown."""
+NUMBER = 26
+"""Characters of a number in JSON, and what stands around it."""
 SIZES = (128, 256, 512, 1024, 2048)
 """Longest sides of thumbnails; what is asked for is rounded up, so that few are made."""
 
@@ -96,18 +100,18 @@ class Service:
             raise
         return Opened(catalog, index, self._extractors[recipe.descriptor_id], self._device)
 
-    def by_image(self, data: bytes, box: Box | None, ask: Ask) -> Found:
-        """Search with an encoded image, or a box (x, y, width, height) of it."""
+    def by_image(self, data: bytes, box: Box | None, ask: Ask, gone: threading.Event | None = None) -> Found:
+        """Search with an encoded image, or a box (x, y, width, height) of it. gone: set when nobody waits any more."""
         stats = Stats()
         with self._live.use() as opened:
             options = self._options(opened, ask)
-            query = self._described(opened, data, "image", box, stats)
+            query = self._described(opened, data, "image", box, stats, self.options.limits.pixels)
             hits = self._found(opened, query, options, stats)
             if ask.locate:
-                hits = self._located(opened, data, box, hits, stats)
+                hits = self._located(opened, data, box, hits, stats, gone)
             return _found(opened, options, [hits], stats, query.whole)
 
-    def by_key(self, key: str, box: Box | None, ask: Ask) -> Found:
+    def by_key(self, key: str, box: Box | None, ask: Ask, gone: threading.Event | None = None) -> Found:
         """Search with an indexed image, which is left out of the results, or with a box of it."""
         stats = Stats()
         with self._live.use() as opened:
@@ -119,11 +123,11 @@ class Service:
             if box is None:
                 query = stored_query(opened.index, *place, local=options.verify > 0)
             else:
-                query = self._described(opened, opened.original(key)[0], key, box, stats)
+                query = self._described(opened, opened.original(key)[0], key, box, stats, INDEXED.max_pixels)
             with stats.timed("search"):
                 hits = others(opened.index, query, key, options)
             if ask.locate:
-                hits = self._located(opened, opened.original(key)[0], box, hits, stats)
+                hits = self._located(opened, opened.original(key)[0], box, hits, stats, gone)
             return _found(opened, options, [hits], stats, (image.width, image.height))
 
     def by_vectors(self, body: VectorsAsk) -> Found:
@@ -133,6 +137,10 @@ class Service:
             options = self._options(opened, body.ask)
             if body.ask.locate or body.ask.verify:
                 raise UserError("locate and verify", "need an image", "search with one")
+            each = 0 if opened.index.spec(options.index).exact else (options.rerank or max(100, 10 * options.k))
+            most = self.options.limits.rerank
+            if options.rerank != 0 and len(body.vectors) * each > most:
+                raise UserError(f"{len(body.vectors)} vectors", f"are more than {most} to score exactly", "send fewer")
             with stats.timed("search"):
                 hits = opened.index.search(_unit(body.vectors), options, recipe=body.recipe)
             return _found(opened, options, hits, stats)
@@ -148,7 +156,7 @@ class Service:
             if made is None:
                 data, _ = opened.original(key)
                 try:
-                    made = thumbnail(data, size, Limits(max_pixels=self.options.limits.pixels))
+                    made = thumbnail(data, size, INDEXED)
                 except BadImageError as error:
                     raise UnknownImageError(key[:200], f"cannot be shown: {error}") from None
                 self._pictures.put(tag, made)
@@ -176,6 +184,12 @@ class Service:
                 limits={name: getattr(limits, name) for name in ("body_bytes", "pixels", "k", "rerank", "verify")},
             )
 
+    @property
+    def longest_vectors(self) -> int:
+        """Bytes that a request with vectors may have: as many as fit, with all digits of a number."""
+        with self._live.use() as opened:
+            return 4096 + MOST_VECTORS * max(64, opened.index.dim) * NUMBER
+
     def _options(self, opened: Opened, ask: Ask) -> SearchOptions:
         limits: ServeLimits = self.options.limits
         for name in ("k", "rerank", "verify"):
@@ -192,14 +206,12 @@ class Service:
         mine = [kind for kind in opened.index.kinds if self.options.kinds is None or kind in self.options.kinds]
         return mine[0] if mine else ""
 
-    def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats) -> Query:
+    def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats, most: int) -> Query:
         if opened.extractor is None:
             raise UserError("image", "cannot be described: the vectors were made elsewhere", "search with vectors")
         pixels = pixels_of(data)
-        if pixels > self.options.limits.pixels:
-            raise UserError(
-                name, f"has {pixels} pixels, more than {self.options.limits.pixels}", "send a smaller image"
-            )
+        if pixels > most:
+            raise UserError(name, f"has {pixels} pixels, more than {most}", "send a smaller image")
         with stats.timed("describe"), self._threads():
             return opened.extractor.describe(data, name, box)
 
@@ -208,14 +220,27 @@ class Service:
             (hits,) = find(opened.index, [query], options)
         return hits
 
-    def _located(self, opened: Opened, data: bytes, box: Box | None, hits: list[Hit], stats: Stats) -> list[Hit]:
+    def _located(
+        self,
+        opened: Opened,
+        data: bytes,
+        box: Box | None,
+        hits: list[Hit],
+        stats: Stats,
+        gone: threading.Event | None,
+    ) -> list[Hit]:
         if opened.extractor is None:
             raise UserError("locate", "needs a network, and the vectors were made elsewhere", "leave it out")
         with stats.timed("locate"), self._threads():
             locator = opened.locator()
             objects = locator.describe(data if box is None else opened.extractor.cut(data, box))
-            # What geometry has located stays; an original that is gone costs its box only.
-            return [hit if hit.box is not None else with_box(locator, objects, hit) for hit in hits]
+            located = []
+            for hit in hits[: self.options.limits.locate]:
+                if gone is not None and gone.is_set():
+                    break
+                # What geometry has located stays; an original that is gone costs its box only.
+                located.append(hit if hit.box is not None else with_box(locator, objects, hit))
+            return [*located, *hits[len(located) :]]
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,19 +191,69 @@ def test_a_token_is_asked_for_where_there_is_one(root: Path) -> None:
             "/similar/0001.jpg",
             "/images/0001.jpg",
             "/metrics",
-            "/openapi.json",
-            "/docs",
             "/none",
         ):
             response = site.client.get(path)
             refused(response, 401, "token")
             assert response.headers["www-authenticate"] == "Bearer"
-        for path in ("/", "/page.js", "/page.css", "/healthz", "/readyz"):
+        for path in ("/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json", "/docs"):
             assert site.client.get(path).status_code == 200
+        assert site.client.get("/openapi.json").json()["components"]["securitySchemes"]
         for header in ("Bearer wrong", "a-long-enough-token", "bearer", "Bearer \u0019"):
             assert site.client.get("/snapshot", headers={"authorization": header}).status_code == 401
         right = {"authorization": "Bearer a-long-enough-token"}
         assert site.client.get("/snapshot", headers=right).json()["snapshot"] == 1
+
+
+def test_probes_come_by_any_name_and_by_head(site: Served) -> None:
+    for path in ("/healthz", "/readyz"):
+        response = site.client.head(path, headers={"host": "10.1.2.3:8080"})
+        assert (response.status_code, response.content) == (200, b"")
+    assert site.client.head("/snapshot").status_code == 405
+
+
+def test_nobody_says_for_whom_he_asks(root: Path) -> None:
+    with served(root, limits=ServeLimits(rate=1)) as site:
+        headers = [{"x-forwarded-for": f"10.0.0.{number}"} for number in range(8)]
+        found = [site.client.get("/similar/0001.jpg", headers=one).status_code for one in headers]
+        assert found.count(429) >= 3
+
+
+def test_the_first_fault_of_many_is_told_at_once(site: Served) -> None:
+    body = b'{"vectors":[' + b",".join([b"[" + b",".join([b'""'] * 2000) + b"]"] * 4) + b"]}"
+    response = site.client.post("/search/vectors", content=body, headers={"content-type": "application/json"})
+    refused(response, 422, "vectors.0.0: Input should be a valid number")
+    refused(site.client.post("/search/vectors", content=b"x" * 2_000_000), 413, "more than [0-9]+ bytes as JSON")
+
+
+def test_many_vectors_are_not_scored_exactly_without_bound(site: Served, root: Path) -> None:
+    with SearchIndex.open(str(root)) as index:
+        dim = index.dim
+    body = {"vectors": [[1.0] * dim] * 60, "ask": {"index": "ivfpq", "rerank": 1000}}
+    refused(site.client.post("/search/vectors", json=body), 400, "60 vectors: are more than 10000 to score exactly")
+
+
+def test_who_has_hung_up_is_not_searched_for(root: Path) -> None:
+    with served(root) as site:
+        hold, done = threading.Event(), []
+        plain = site.service.by_key
+
+        def slow(*arguments: object) -> object:
+            hold.wait(20)
+            done.append(1)
+            return plain(*arguments)  # type: ignore[arg-type]
+
+        object.__setattr__(site.service, "by_key", slow)
+        for _ in range(12):
+            try:
+                httpx.get(f"{site.url}/similar/0001.jpg", timeout=0.2)
+            except httpx.ReadTimeout:
+                continue
+        time.sleep(1)
+        hold.set()
+        assert site.client.get("/similar/0002.jpg").status_code == 200
+        # Those that had begun ended; the others waited for nobody.
+        assert len(done) <= max(2, os.cpu_count() or 1) + 1
 
 
 def test_other_names_are_refused(site: Served) -> None:

@@ -33,7 +33,9 @@ async function fetched(path, options = {}) {
     throw new Refused(0, "the service cannot be reached; is it still running?");
   }
   if (response.status === 401) {
-    const token = await askForToken();
+    const wrong = hasToken();
+    sessionStorage.removeItem(TOKEN);
+    const token = await askForToken(wrong);
     if (token) {
       sessionStorage.setItem(TOKEN, token);
       return fetched(path, options);
@@ -78,13 +80,14 @@ export function pictureOf(key, size) {
 }
 
 // An <img> cannot send a token: where there is one, the picture is fetched and shown from memory.
-export async function show(image, key, size) {
+export async function show(image, key, size, wanted = () => true) {
   if (!hasToken()) {
     image.src = pictureOf(key, size);
     return;
   }
   try {
     const blob = await (await fetched(pictureOf(key, size))).blob();
+    if (!wanted()) return;
     image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
     image.src = URL.createObjectURL(blob);
   } catch {

@@ -68,7 +68,11 @@ async function search({ remember = true } = {}) {
     const ask = (one) => (state.key === null
       ? searchImage(state.blob, editor.value, one, signal) : searchKey(state.key, editor.value, one, signal));
     const started = performance.now();
-    const answers = await Promise.all(asks.map(ask));
+    let answers = await Promise.all(asks.map(ask));
+    // A snapshot may have been taken up between the two: they are compared on one only.
+    for (let again = 0; again < 3 && new Set(answers.map((one) => one.snapshot)).size > 1; again += 1) {
+      answers = await Promise.all(asks.map(ask));
+    }
     state.answers = answers;
     sized(answers[0].query);
     present(answers, performance.now() - started);
@@ -129,7 +133,8 @@ async function showQuery(name) {
     }, { once: true });
     image.src = url;
   } else {
-    await show(image, state.key, 1024);
+    const key = state.key;
+    await show(image, key, 1024, () => state.key === key);
   }
 }
 
@@ -174,7 +179,8 @@ function address(key, box, image = "") {
 function restore() {
   const query = new URLSearchParams(location.search);
   for (const name of FIELDS) {
-    if (query.has(name) && (name !== "index" || indexOf(query.get(name)))) at(name).value = query.get(name);
+    const usual = { k: "24", index: state.about.indexes[0]?.kind ?? "" }[name] ?? "";
+    at(name).value = query.has(name) && (name !== "index" || indexOf(query.get(name))) ? query.get(name) : usual;
   }
   for (const name of CHECKS) at(name).checked = query.get(name) === "1";
   described();
@@ -280,8 +286,10 @@ function dropped(event) {
   if (file) useBlob(file, file.name);
 }
 
-onToken(() => new Promise((resolve) => {
+onToken((wrong) => new Promise((resolve) => {
   const dialog = at("login");
+  at("wrong-token").hidden = !wrong;
+  at("token").value = "";
   dialog.addEventListener("close", () => resolve(at("token").value.trim() || null), { once: true });
   if (!dialog.open) dialog.showModal();
 }));
