@@ -8,6 +8,7 @@ for the other's. The sweep gives way; the other waits until it has.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,8 @@ from pipeline.core.types import Record
 FOLDER = "leases"
 SWEEP = "expire"
 SERVE = "serve"
-"""Reads the versions that its lease names and publishes nothing: a sweep keeps those, and need not give way."""
+"""Reads the versions that its lease names and publishes nothing: a sweep keeps those; neither waits for the other."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,29 +61,47 @@ class Held:
     lease: Lease
     times: LeaseTimes
     _last: float = 0.0
+    _named: tuple[int, ...] | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self) -> float:
         """Write the lease anew; return the store's time."""
-        with self._lock:
-            self.lease = self.lease.model_copy(update={"beat": self.lease.beat + 1})
-            self.store.write(self.lease.name, canonical(self.lease.model_dump(mode="json")))
-            self._last = time.monotonic()
+        self._write(None)
         # From a listing, as the ages of all other objects: a server may round the time of a single one.
-        return max(entry.modified for entry in self.store.list(FOLDER) if entry.path == self.lease.name)
+        times = [entry.modified for entry in self.store.list(FOLDER) if entry.path == self.lease.name]
+        if not times:
+            raise StoreError(f"{self.lease.name}: was taken away as soon as it had been written")
+        return max(times)
+
+    def _write(self, versions: tuple[int, ...] | None) -> None:
+        """Write the next beat, naming other versions unless None."""
+        with self._lock:
+            if self._stop.is_set():
+                raise StoreError(f"{self.lease.name}: has been let go")
+            named = self.lease.versions if versions is None else versions
+            self.lease = self.lease.model_copy(update={"beat": self.lease.beat + 1})
+            lease = self.lease.model_copy(update={"versions": named})
+            # Until the write has succeeded nobody knows what the store names.
+            self._named = None
+            self.store.write(lease.name, canonical(lease.model_dump(mode="json")))
+            self.lease, self._named, self._last = lease, named, time.monotonic()
 
     @property
     def fresh(self) -> bool:
         """Whether nobody can hold this lease for dead yet."""
         return time.monotonic() - self._last < max(self.times.watch, 2 * self.times.beat) / 2
 
-    def pin(self, versions: Iterable[int]) -> None:
-        """Name the snapshots in use, in place of those named before."""
+    def pin(self, versions: Iterable[int]) -> bool:
+        """Have the store's lease name the snapshots in use and no others; tell whether it had been taken away.
+
+        If it had, they may have been given up meanwhile: the caller looks for their marks next.
+        """
         wanted = tuple(sorted(set(versions)))
-        with self._lock:
-            self.lease = self.lease.model_copy(update={"versions": wanted})
-        self.put()
+        gone = not self.store.exists(self.lease.name)
+        if gone or wanted != self._named:
+            self._write(wanted)
+        return gone
 
     def check(self) -> None:
         """Renew; a SightlineError when this process slept so long that others have taken the lease for dead."""
@@ -100,23 +120,30 @@ class Held:
                     self.put()
             except StoreError:
                 continue
+            except Exception:
+                # Whatever it was: a lease that is no longer renewed costs its holder the run.
+                log.exception("%s could not be renewed, the next beat tries again", self.lease.name)
 
     def release(self) -> None:
         """Stop renewing and remove the lease."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
         self.store.delete(self.lease.name)
 
 
 @contextmanager
 def hold(store: Store, lease: Lease, times: LeaseTimes) -> Iterator[Held]:
-    """Hold a lease while the block runs; if it is not a sweep's, after waiting for sweeps that are under way."""
+    """Hold a lease while the block runs; a run's begins after waiting for sweeps that are under way.
+
+    A sweep waits for nobody, nor does a reader: it opens the head, or looks for a mark (see decision 0006).
+    """
     held = Held(store, lease, times)
     held.put()
     thread = threading.Thread(target=held.keep, name="lease", daemon=True)
     thread.start()
     try:
-        if lease.operation != SWEEP:
-            _outwait_sweeps(store, times)
+        if lease.operation not in (SWEEP, SERVE):
+            outwait_sweeps(store, times)
         yield held
     finally:
         held.release()
@@ -157,7 +184,7 @@ def live_leases(store: Store, *, now: float, times: LeaseTimes) -> list[Lease]:
     return alive
 
 
-def _outwait_sweeps(store: Store, times: LeaseTimes) -> None:
+def outwait_sweeps(store: Store, times: LeaseTimes) -> None:
     """Return when no sweep is under way. A sweep stops deleting before its lease could be held for dead."""
     still: dict[str, tuple[Lease, float]] = {}
     while True:

@@ -74,7 +74,7 @@ def mark_expired(store: Store, version: int) -> None:
 
 
 def unmark_expired(store: Store, version: int) -> None:
-    """Take back a mark that met a lease or a tag; nothing of the version has been collected."""
+    """Take back a mark that met a lease or a tag; only for a version of which nothing has been collected."""
     store.delete(_mark(version))
 
 

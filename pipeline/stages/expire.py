@@ -63,17 +63,26 @@ def plan_sweep(catalog: Catalog, retention: Retention, *, now: float, held: Held
     leased: set[int] = set()
     busy: tuple[str, ...] = ()
     if held is not None:
+        before = marks.expired(store)
         for version in given_up:
             marks.mark_expired(store, version)
         # Marks first, leases second: whoever takes up an old snapshot does it the other way round.
-        others = [x for x in live_leases(store, now=held.put(), times=held.times) if x.operation != SWEEP]
+        leases = live_leases(store, now=held.put(), times=held.times)
+        others = [x for x in leases if x.operation != SWEEP]
         leased = {version for lease in others for version in lease.versions} | set(marks.tags(store).values())
-        for version in leased & set(given_up):
+        sweeping = any(x.operation == SWEEP and x.writer != held.lease.writer for x in leases)
+        # Most of what was marked before is gone: a lease on it revives nothing. A sweep that was killed between its
+        # marks and its deletions, though, or has just begun, leaves marks on what is whole, and perhaps in use.
+        leased = {x for x in leased & given_up if x not in before or _whole(catalog, x)}
+        for version in leased - (before if sweeping else set()):
             marks.unmark_expired(store, version)
         working = (lease for lease in others if lease.operation != SERVE)
         busy = tuple(sorted(f"{lease.operation} by writer {lease.writer}" for lease in working))
         # A commit since the first look belongs to a lease that was read, or is found now.
+        marked = given_up
         kept, given_up = _versions(catalog, retention, now)
+        # What was superseded since bears no mark, so a reader may be about to use it: the next sweep's.
+        leased |= given_up - marked
     kept, given_up = kept | (leased & given_up), given_up - leased
     if busy:
         return Sweep(kept=tuple(sorted(kept)), given_up=tuple(sorted(given_up)), records=(), data=(), busy=busy)
@@ -107,6 +116,15 @@ def _versions(catalog: Catalog, retention: Retention, now: float) -> tuple[set[i
     # What has once been given up may be half gone: it never comes back by a longer retention.
     kept -= marks.expired(catalog.store) - set(versions[-1:])
     return kept, set(versions) - kept
+
+
+def _whole(catalog: Catalog, version: int) -> bool:
+    """Tell whether everything that a snapshot names is still there."""
+    names = {entry.path for folder in DATA for entry in catalog.store.list(folder)}
+    try:
+        return names.issuperset(_reached(catalog, [catalog.load(version)]))
+    except (IntegrityError, NotFoundError):
+        return False
 
 
 def _reached(catalog: Catalog, snapshots: Iterable[Snapshot]) -> Iterator[str]:
