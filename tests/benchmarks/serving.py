@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 
 from jobs.recipe import RecipeOptions
-from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.search.engine import SearchIndex
 from tests.benchmarks import million
 from tests.builders import run
 
@@ -161,11 +161,6 @@ def synthetic(rows: int, folder: Path) -> dict[str, Any]:
             alone = bare(folder / "million", kind, queries, depth)
             figures |= {"faiss alone ms": alone, "service ÷ faiss": round(figures["1 clients"]["p50 ms"] / alone, 2)}
             found[kind] = figures
-    with SearchIndex.open(str(folder / "million")) as index:
-        started = time.perf_counter()
-        for query in queries[:50]:
-            index.search(query[None], SearchOptions(index="ivfpq"))
-        found["ivfpq"]["library ms"] = round(20 * (time.perf_counter() - started), 2)
     return found
 
 
