@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +31,8 @@ from tests.benchmarks import million
 
 KINDS = {"ivfpq": 200, "flat": 20}
 """Index kind -> how many queries are timed."""
-WORKERS, THREADS = 2, 4
+THREADS = 4
+NAME = "tests.benchmarks.distributed_search"
 
 
 def queries() -> Floats:
@@ -58,33 +61,43 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def compared(root: str, kind: str) -> dict[str, float]:
-    """The figures of one kind."""
+    """The figures of one kind, each from a process of its own."""
+    told: dict[str, float] = {"local, GB": apart(alone, root, kind)}
+    for workers in (1, 2):
+        told |= apart(against, root, kind, workers)
+    return told
+
+
+def against(root: str, kind: str, workers: int) -> dict[str, float]:
+    """The figures of so many actors, and those of one process taken in turn with them."""
     asked, options, count = queries(), SearchOptions(index=kind), KINDS[kind]
-    called = [sys.executable, "-m", "tests.benchmarks.distributed_search", root, kind]
-    whole = float(subprocess.run(called, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    opened = time.perf_counter()
-    with open_search(root, runner=RunnerOptions(kind="ray", workers=WORKERS), kinds=(kind,)) as shared:
-        opened = time.perf_counter() - opened
+    plain, name = replace(options, rerank=0), f"{workers} actor{'s' if workers > 1 else ''}"
+    started = time.perf_counter()
+    with open_search(root, runner=RunnerOptions(kind="ray", workers=workers), kinds=(kind,)) as shared:
+        opened = time.perf_counter() - started
         shared.search(asked[:20], options)
         driver = gigabytes()
         actors = [gigabytes(pid) for pid in shared._parts._crew.pids()]  # type: ignore[attr-defined]
         with SearchIndex.open(root) as local:
             assert local.search(asked, options) == shared.search(asked, options), "the same bits"
-            times: dict[str, list[float]] = {"local": [], "shared": []}
+            calls: dict[str, tuple[Callable[..., Any], SearchOptions]] = {
+                f"local beside {name}, ms": (local.search, options),
+                f"local beside {name} without re-ranking, ms": (local.candidates, plain),
+                f"{name}, ms": (shared.search, options),
+                f"{name} without re-ranking, ms": (shared.candidates, plain),
+            }
+            times: dict[str, list[float]] = {called: [] for called in calls}
             for number in range(count):
-                one = asked[number : number + 1]
-                times["local"].append(seconds(lambda: local.search(one, options)))  # noqa: B023 - called at once
-                times["shared"].append(seconds(lambda: shared.search(one, options)))  # noqa: B023
+                for called, (call, how) in calls.items():
+                    times[called].append(seconds(partial(call, asked[number : number + 1], how)))
             each = {"local": rate(local, asked[:count], options), "shared": rate(shared, asked[:count], options)}
     return {
-        "local, ms": 1000 * median(times["local"]),
-        f"{WORKERS} actors, ms": 1000 * median(times["shared"]),
-        f"local, queries/s by {THREADS} threads": each["local"],
-        f"{WORKERS} actors, queries/s by {THREADS} threads": each["shared"],
-        "local, GB": whole,
+        **{called: 1000 * median(taken) for called, taken in times.items()},
+        f"local beside {name}, queries/s by {THREADS} threads": each["local"],
+        f"{name}, queries/s by {THREADS} threads": each["shared"],
         "driver, GB": driver,
-        "each actor, GB": max(actors),
-        "opening the actors, s": opened,
+        f"each of {name}, GB": max(actors),
+        f"opening {name}, s": opened,
     }
 
 
@@ -96,6 +109,13 @@ def rate(index: SearchIndex, asked: Floats, options: SearchOptions) -> float:
         return len(asked) / (time.perf_counter() - started)
 
 
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of this module in another process."""
+    code = f"import json; from {NAME} import *; print(json.dumps({function.__name__}(*{arguments!r})))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(told.splitlines()[-1])
+
+
 def main(rows: int) -> dict[str, dict[str, float]]:
     """Build, and return the figures of each kind."""
     with tempfile.TemporaryDirectory() as folder:
@@ -104,10 +124,5 @@ def main(rows: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(alone(sys.argv[1], sys.argv[2]))
-    else:
-        result = main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
-        print(
-            json.dumps({kind: {key: round(value, 3) for key, value in told.items()} for kind, told in result.items()})
-        )
+    result = main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    print(json.dumps({kind: {key: round(value, 3) for key, value in row.items()} for kind, row in result.items()}))

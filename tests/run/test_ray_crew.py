@@ -224,6 +224,31 @@ def test_shares_that_fill_a_node_are_on_nodes_of_their_own_and_wait_for_one_when
         cluster.shutdown()
 
 
+class Greedy(Moody):
+    """Wants more memory than there is."""
+
+    memory = 1 << 50
+
+
+def test_ray_is_shut_down_by_its_last_user_and_one_machine_is_not_asked_for_more_than_it_has(tmp_path: Path) -> None:
+    import ray
+
+    from pipeline.run.ray import RayCrew, RayOptions
+    from pipeline.run.ray.connection import Connection
+
+    ray.shutdown()
+    out, first = sys.stdout, Connection("")
+    with pytest.raises(UserError, match=r"want 1125899.8 GB of memory in all, and Ray has"):
+        RayCrew(lambda most: [Greedy(0, str(tmp_path))], RayOptions(), 5.0)
+    second = Connection("")
+    first.close()
+    first.close()
+    assert ray.is_initialized(), "somebody still uses it"
+    second.close()
+    assert not ray.is_initialized()
+    assert sys.stdout is out
+
+
 def test_a_query_by_ray_prints_what_a_query_in_process_prints(tmp_path: Path) -> None:
     source = write_files(tmp_path / "src", images(12))
     run(source, tmp_path / "root", rows_per_index_shard=4)
