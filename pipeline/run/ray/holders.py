@@ -179,8 +179,8 @@ class RayCrew(Generic[T, R]):
         there = float(ray.cluster_resources().get("memory", 0))
         if wanted > there:
             raise UserError(
-                f"--runner ray: {len(self._tasks)} workers",
-                f"want {wanted / 1e9:.1f} GB of memory in all, and Ray has {there / 1e9:.1f} GB here",
+                "--runner ray",
+                f"wants {wanted / 1e9:.1f} GB of memory for its workers, and Ray has {there / 1e9:.1f} GB here",
                 "join a larger cluster by --address",
             )
 
