@@ -238,7 +238,7 @@ def test_ray_is_shut_down_by_its_last_user_and_one_machine_is_not_asked_for_more
 
     ray.shutdown()
     out, first = sys.stdout, Connection("")
-    with pytest.raises(UserError, match="wants 1125899.9 GB of memory for its workers, and Ray has"):
+    with pytest.raises(UserError, match=r"wants 1125899\.9 GB of memory for its workers, and Ray has"):
         RayCrew(lambda most: [Greedy(0, str(tmp_path))], RayOptions(), 5.0)
     second = Connection("")
     first.close()
