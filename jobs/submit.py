@@ -23,7 +23,7 @@ from pipeline.core.names import parse_location
 
 REFERENCES = ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 """Variables that name credentials and servers without being secret: they go with a job if they are set here."""
-COMMANDS = ("index", "compact", "expire", "verify", "evaluate")
+COMMANDS = ("index", "compact", "expire", "verify", "evaluate", "sweep", "duplicates", "report", "export")
 
 
 @dataclass(frozen=True, kw_only=True)
