@@ -25,6 +25,7 @@ from pipeline.core.errors import UnavailableError, UserError
 from pipeline.core.specs import kinds
 from pipeline.search.engine import SearchIndex, SearchOptions
 from tests.builders import images, run, write_files
+from tests.life import THOROUGH
 from tests.run.nodes import REPOSITORY
 from tests.search.test_shares import expect_same, questions
 from tests.shared_root import publish_vectors
@@ -197,6 +198,7 @@ def answers(mine: Any) -> bool:
         return False
 
 
+@pytest.mark.skipif(not THOROUGH, reason="a cluster of its own takes a minute; set SIGHTLINE_THOROUGH")
 def test_shares_that_fill_a_node_are_on_nodes_of_their_own_and_wait_for_one_when_it_dies(tmp_path: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
