@@ -21,6 +21,7 @@ from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
 from tests.builders import tar_bytes, write_files
+from tests.life import THOROUGH
 from tests.run.nodes import Nodes, ended, namespaces_are_allowed
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(400)]
@@ -132,6 +133,7 @@ def test_three_nodes_with_gpus_publish_to_s3_what_one_process_does(
     assert content(f"{bucket}/three") == content(f"{bucket}/one")
 
 
+@pytest.mark.skipif(not THOROUGH, reason="the node that is cut off lies in one, too; set SIGHTLINE_THOROUGH")
 def test_nodes_in_namespaces_of_their_own_publish_what_one_process_does(
     apart: Nodes, museum: Path, tmp_path: Path, quick: list[str], undisturbed: Content
 ) -> None:
@@ -231,10 +233,11 @@ PUSH, LEASE, STATUS = (
 )
 
 
-CALLS = [[PUSH], [LEASE], [STATUS]] if os.environ.get("SIGHTLINE_THOROUGH") else [[PUSH, LEASE, STATUS]]
+CALLS = [[PUSH], [LEASE], [STATUS]] if THOROUGH else [[PUSH, LEASE, STATUS]]
+WHEN = ["req", "resp"] if THOROUGH else ["resp"]
 
 
-@pytest.mark.parametrize("when", ["req", "resp"])
+@pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("calls", CALLS)
 def test_ray_calls_that_fail_change_nothing(
     tmp_path: Path, museum: Path, quick: list[str], undisturbed: Content, calls: list[str], when: str
