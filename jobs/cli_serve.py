@@ -13,7 +13,7 @@ from jobs.cli_options import Command, Device, Json, Root, RunnerKind
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.search.live import LiveOptions
-from pipeline.serve.options import ServeLimits, ServeOptions
+from pipeline.serve.options import ListenOptions, ServeLimits, ServeOptions
 
 LIMITS = ServeLimits()
 
@@ -58,7 +58,7 @@ def serve(
     """Serve ROOT over HTTP, with a page to search it; new snapshots are taken up by themselves."""
     if bool(certificate) != bool(key):
         raise UserError("--certificate and --key", "belong together", "give both")
-    listening = serve_job.Listening(
+    listening = ListenOptions(
         host=host,
         port=port,
         certificate=certificate,

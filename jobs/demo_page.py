@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-from PIL import Image
 
-THUMBNAIL = (240, 180)
+from jobs.pictures import small
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +58,7 @@ class DemoPage:
 
 def thumbnail(data: bytes, key: str, score: float | None = None, right: bool | None = None) -> Picture:
     """Make a picture of encoded image bytes."""
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
-    small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=82)
-    return Picture(key=key, data=base64.b64encode(out.getvalue()).decode(), score=score, right=right)
+    return Picture(key=key, data=small(data), score=score, right=right)
 
 
 def write_page(path: Path, page: DemoPage) -> None:

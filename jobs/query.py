@@ -14,11 +14,10 @@ from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store, split_location
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
-from pipeline.search.find import find
 from pipeline.search.indexed import others, place_of, stored_query
 from pipeline.search.locate import Locator
 from pipeline.search.originals import Originals
-from pipeline.search.query import Box, BoxScale, QueryExtractor
+from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
 from pipeline.stages.describe import choose_device
 
 
@@ -63,7 +62,8 @@ def query(options: QueryOptions) -> dict[str, Any]:
         asked = list(_asked(options, index))
         kind = index.spec(options.search.index).kind
         extractor = _extractor(options, index)
-        found = [_found(options, index, extractor, one) for one in asked]
+        queries = [_described(options, index, extractor, one) for one in asked]
+        found = others(index, queries, [one.key for one in asked], options.search)
         if options.locate:
             found = _located(options, index, extractor, list(zip(asked, found, strict=True)))
     return {
@@ -95,14 +95,10 @@ def _extractor(options: QueryOptions, index: SearchIndex) -> QueryExtractor | No
     return QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
 
 
-def _found(options: QueryOptions, index: SearchIndex, extractor: QueryExtractor | None, asked: _Asked) -> list[Hit]:
+def _described(options: QueryOptions, index: SearchIndex, extractor: QueryExtractor | None, asked: _Asked) -> Query:
     if extractor is None or (asked.key and options.box is None):
-        described = stored_query(index, *place_of(index, asked.key), local=options.search.verify > 0)
-    else:
-        described = extractor.describe(asked.data(), asked.name, options.box, options.box_scale)
-    if asked.key:
-        return others(index, described, asked.key, options.search)
-    return find(index, [described], options.search)[0]
+        return stored_query(index, *place_of(index, asked.key), local=options.search.verify > 0)
+    return extractor.describe(asked.data(), asked.name, options.box, options.box_scale)
 
 
 def _located(

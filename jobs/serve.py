@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,11 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot
 from pipeline.run.guard import reach
 from pipeline.search.engine import SearchIndex
-from pipeline.serve.options import ServeOptions
+from pipeline.serve.options import ListenOptions, ServeOptions
 
 TOKEN = "SIGHTLINE_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 LEAST_TOKEN = 16
 HERE = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """Where to listen; see pipeline.serve.listen. names: by which the service may be called, beside those of here.
-
-    proxies: addresses of proxies before it, which are believed when they say for whom they ask.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    certificate: str = ""
-    key: str = ""
-    names: tuple[str, ...] = field(default=())
-    proxies: tuple[str, ...] = field(default=())
 
 
 def token_of(file: str) -> str:
@@ -56,7 +40,7 @@ def token_of(file: str) -> str:
     return token
 
 
-def hosts_of(listening: Listening, token: str) -> tuple[str, ...] | None:
+def hosts_of(listening: ListenOptions, token: str) -> tuple[str, ...] | None:
     """Return the names that the service answers to, None for any; a UserError before it is open to strangers."""
     here = reach(listening.host) == "here"
     if not here and not token:
@@ -72,7 +56,7 @@ def hosts_of(listening: Listening, token: str) -> tuple[str, ...] | None:
 
 def serve(
     options: ServeOptions,
-    listening: Listening,
+    listening: ListenOptions,
     told: Callable[[dict[str, Any]], None],
     runner: RunnerOptions | None = None,
 ) -> None:
@@ -99,14 +83,7 @@ def serve(
             def listens(url: str) -> None:
                 told({"url": url, "snapshot": about.snapshot, "images": about.images})
 
-            where = listen_module.ListenOptions(
-                host=listening.host,
-                port=listening.port,
-                certificate=listening.certificate,
-                key=listening.key,
-                proxies=listening.proxies,
-            )
-            listen_module.listen(service, where, listens)
+            listen_module.listen(service, listening, listens)
     except AccessError as error:
         remedy = "give --no-lease to serve a ROOT that cannot be written to" if options.live.lease else ""
         raise UserError(public_url(options.root), str(error), remedy) from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
-from pipeline.core.metadata import Value, plain
+from pipeline.core.metadata import Kind, Value, plain
 from pipeline.core.storage import open_store
 from pipeline.core.types import Floats
 from pipeline.index import IndexSpec
@@ -98,8 +98,8 @@ class SearchIndex:
         self.dim = self.stored.dim
         self._keys = Keys(catalog, snapshot.listing, lists, self._dead, self.stored)
         source = snapshot.recipe.source
-        metadata = source.kinds if isinstance(source, SourceSpec) else {}
-        self._filters = Filters(self.stored, self._ids, self._dead, metadata)
+        self.metadata: Mapping[str, Kind] = source.kinds if isinstance(source, SourceSpec) else {}
+        self._filters = Filters(self.stored, self._ids, self._dead, self.metadata)
         self._parts: Parts = LocalParts(catalog, snapshot, lists, path) if parts is None else parts
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +44,14 @@ def place_of(index: SearchIndex, key: str) -> tuple[int, int]:
     return place
 
 
-def others(index: SearchIndex, query: Query, key: str, options: SearchOptions) -> list[Hit]:
-    """Return the k best hits of a query that is, or is a part of, the image of that key, without that image."""
-    (hits,) = find(index, [query], replace(options, k=options.k + 1))
-    return [hit for hit in hits if hit.key != key][: options.k]
+def others(
+    index: SearchIndex, queries: Sequence[Query], keys: Sequence[str], options: SearchOptions
+) -> list[list[Hit]]:
+    """Return the k best hits of each query without the image of its key, which the query is, or is a part of.
+
+    key "": a query of no indexed image, which loses nothing.
+    """
+    found = find(index, queries, replace(options, k=options.k + 1) if any(keys) else options)
+    return [
+        [hit for hit in hits if not key or hit.key != key][: options.k] for key, hits in zip(keys, found, strict=True)
+    ]

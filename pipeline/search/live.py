@@ -181,10 +181,10 @@ class Live(Generic[T]):
         except SightlineError as error:
             if not self._ended.is_set():
                 self.failures += 1
-                log.warning("cannot take up a new snapshot: %s", error)
+                log.warning("the snapshots cannot be followed now: %s", error)
         except Exception:
             self.failures += 1
-            log.exception("cannot take up a new snapshot")
+            log.exception("the snapshots cannot be followed now")
 
     def _look(self) -> None:
         if self.refresh():

@@ -1,11 +1,12 @@
 """Vectors of much asked descriptor files as plain matrices on local disk, mapped into memory.
 
 Parquet reads row groups, a thousand vectors for one. A file that has been read as often as it has row groups is written
-out whole: from then on a vector costs what its bytes cost, and never has a file been read more than twice.
+out whole: from then on a vector costs what its bytes cost, at the price of reading the file once more.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.table import ROW_GROUP, DescriptorReader
 ROOM = 16 << 30
 """Bytes on disk, of all matrices together; never more than half of what is free."""
 _ROWS = 1 << 14
+log = logging.getLogger(__name__)
 Matrix = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
@@ -57,8 +59,15 @@ class RawVectors:
             self._groups[number] = 0
             return
         path = self._folder / f"vectors-{number}"
-        with path.open("xb") as file:
-            for part in reader.batches(_ROWS):
-                part.astype(dtype).tofile(file)
+        try:
+            with path.open("xb") as file:
+                for part in reader.batches(_ROWS):
+                    part.astype(dtype).tofile(file)
+        except OSError as error:
+            # Others fill the disk, too: row groups go on answering, only slower.
+            path.unlink(missing_ok=True)
+            self._groups[number] = 0
+            log.warning("vectors of %s cannot be written out: %s", reader.name, error)
+            return
         self._made[number] = np.memmap(path, dtype, "r", shape=(reader.rows, reader.dim))
         self._held += size

@@ -29,8 +29,6 @@ from pipeline.serve.problems import PROBLEMS, Responses, explain
 from pipeline.serve.service import Found, Service
 
 Key = Annotated[str, Path(max_length=4096, description="key of an indexed image")]
-
-
 LOOK = 0.25
 """Seconds between looks whether a client is still there."""
 
@@ -123,9 +121,10 @@ class Routes:
 
     async def metrics(self) -> PlainTextResponse:
         """Return the metrics in Prometheus's text form."""
-        live = self._service.live
-        self._metrics.snapshot.set(live.version)
-        self._metrics.failures.set(live.failures)
+        with self._service.live.use() as opened:
+            self._metrics.snapshot.set(opened.index.snapshot.version)
+            self._metrics.images.set(opened.index.images)
+        self._metrics.failures.set(self._service.live.failures)
         return PlainTextResponse(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     def _take(self, request: Request) -> None:

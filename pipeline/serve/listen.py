@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from pipeline.core.errors import UserError
 from pipeline.serve.app import create_app
+from pipeline.serve.options import ListenOptions
 from pipeline.serve.protocol import guarded
 from pipeline.serve.service import Service
 
 GRACE = 20
 """Seconds that requests under way are given when the service is told to end."""
 KEEP_ALIVE = 10
-log = logging.getLogger("sightline.serve")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListenOptions:
-    """Where to listen; port 0 takes any free one. certificate, key: PEM files for TLS. proxies: addresses whose
-    X-Forwarded-For is believed.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    certificate: str = ""
-    key: str = ""
-    proxies: tuple[str, ...] = ()
 
 
 def configured(service: Service, options: ListenOptions) -> uvicorn.Config:

@@ -12,6 +12,7 @@ from pipeline.search.engine import Hit, SearchIndex
 from pipeline.search.locate import Locator
 from pipeline.search.originals import Originals
 from pipeline.search.query import QueryExtractor
+from pipeline.table import ImageRow
 
 
 class UnknownImageError(UserError):
@@ -48,14 +49,17 @@ class Opened:
         """Whether objects can be found in results."""
         return self.extractor is not None and Locator.fits(self.index.snapshot.recipe)
 
-    def original(self, key: str) -> tuple[bytes, str]:
-        """Return an indexed image's encoded bytes and their digest; UnknownImageError when it cannot be had."""
+    def place(self, key: str) -> tuple[int, int]:
+        """Return descriptor file and row of an indexed image; UnknownImageError when there is none of that key."""
         place = self.index.place(key)
         if place is None:
             raise UnknownImageError(key[:200], f"is no image of snapshot {self.index.snapshot.version}")
-        image = self.index.stored.image(*place)
+        return place
+
+    def original(self, image: ImageRow) -> bytes:
+        """Return an indexed image's encoded bytes; UnknownImageError when they cannot be had."""
         try:
-            return self.originals.read(image.key, image.uri, image.sha256), image.sha256
+            return self.originals.read(image.key, image.uri, image.sha256)
         except UserError as error:
             raise UnknownImageError(error.subject, error.reason, error.remedy) from None
         except TransientError:

@@ -34,6 +34,20 @@ class ServeLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListenOptions:
+    """Where to listen; port 0 takes any free one. certificate, key: PEM files for TLS. names: by which the service may
+    be called, beside those of here. proxies: addresses whose X-Forwarded-For is believed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    certificate: str = ""
+    key: str = ""
+    names: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeOptions:
     """A service over ROOT. kinds: index kinds that are opened; None for all of the snapshot.
 

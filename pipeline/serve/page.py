@@ -15,7 +15,7 @@ from fastapi.responses import Response
 STATIC = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "api", "box", "grid")},
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("page", "api", "box", "copy", "grid", "theme")},
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 POLICY = (

@@ -51,6 +51,10 @@ FORM = _described("multipart/form-data", _form_schema())
 VECTORS = _described("application/json", _vectors_schema())
 
 
+class UnreadableError(UserError):
+    """A body that does not fit its description."""
+
+
 class TooLargeError(Exception):
     """A body that no sensible request has."""
 
@@ -105,12 +109,4 @@ def vectors(data: bytes) -> VectorsAsk:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise UnreadableError(f"{where}: {first['msg']}") from None
-
-
-class UnreadableError(UserError):
-    """A body that does not fit its description."""
-
-    def __init__(self, reason: str) -> None:
-        subject, _, why = reason.partition(": ")
-        super().__init__(subject, why)
+        raise UnreadableError(where, first["msg"]) from None

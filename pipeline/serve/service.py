@@ -116,18 +116,17 @@ class Service:
         stats = Stats()
         with self._live.use() as opened:
             options = self._options(opened, ask)
-            place = opened.index.place(key)
-            if place is None:
-                raise UnknownImageError(key[:200], f"is no image of snapshot {opened.index.snapshot.version}")
+            place = opened.place(key)
             image = opened.index.stored.image(*place)
+            data = opened.original(image) if box is not None or ask.locate else b""
             if box is None:
                 query = stored_query(opened.index, *place, local=options.verify > 0)
             else:
-                query = self._described(opened, opened.original(key)[0], key, box, stats, INDEXED.max_pixels)
+                query = self._described(opened, data, key, box, stats, INDEXED.max_pixels)
             with stats.timed("search"):
-                hits = others(opened.index, query, key, options)
+                (hits,) = others(opened.index, [query], [key], options)
             if ask.locate:
-                hits = self._located(opened, opened.original(key)[0], box, hits, stats, gone)
+                hits = self._located(opened, data, box, hits, stats, gone)
             return _found(opened, options, [hits], stats, (image.width, image.height))
 
     def by_vectors(self, body: VectorsAsk) -> Found:
@@ -149,14 +148,12 @@ class Service:
         """Return a JPEG of an indexed image with sides of at most about `longest` pixels, and its ETag."""
         size = next((size for size in SIZES if size >= longest), SIZES[-1])
         with self._live.use() as opened:
-            place = opened.index.place(key)
-            known = None if place is None else opened.index.stored.image(*place)
-            tag = "" if known is None else f"{known.sha256[:32]}-{size}"
+            image = opened.index.stored.image(*opened.place(key))
+            tag = f"{image.sha256[:32]}-{size}"
             made = self._pictures.get(tag)
             if made is None:
-                data, _ = opened.original(key)
                 try:
-                    made = thumbnail(data, size, INDEXED)
+                    made = thumbnail(opened.original(image), size, INDEXED)
                 except BadImageError as error:
                     raise UnknownImageError(key[:200], f"cannot be shown: {error}") from None
                 self._pictures.put(tag, made)
@@ -167,7 +164,6 @@ class Service:
         with self._live.use() as opened:
             index = opened.index
             snapshot = index.snapshot
-            served = [kind for kind in index.kinds if self.options.kinds is None or kind in self.options.kinds]
             limits = self.options.limits
             return About(
                 snapshot=snapshot.version,
@@ -176,11 +172,11 @@ class Service:
                 dimensions=index.dim,
                 descriptor=snapshot.summary.origin,
                 recipe=snapshot.recipe.descriptor_id,
-                indexes=[_about(index.spec(kind)) for kind in served],
+                indexes=[_about(index.spec(kind)) for kind in self._served(opened)],
                 can_query_images=opened.extractor is not None,
                 can_verify=index.stored.has_local,
                 can_locate=opened.can_locate,
-                metadata=dict(getattr(snapshot.recipe.source, "metadata", {})),
+                metadata=dict(index.metadata),
                 limits={name: getattr(limits, name) for name in ("body_bytes", "pixels", "k", "rerank", "verify")},
             )
 
@@ -195,16 +191,16 @@ class Service:
         for name in ("k", "rerank", "verify"):
             if (getattr(ask, name) or 0) > getattr(limits, name):
                 raise UserError(f"{name} {getattr(ask, name)}", f"is above {getattr(limits, name)}", "ask for less")
-        kind = opened.index.spec(ask.index or self._first(opened)).kind
-        if self.options.kinds is not None and kind not in self.options.kinds:
-            raise UserError(f"index {kind}", "is not served here", f"choose from {', '.join(self.options.kinds)}")
+        kind = opened.index.spec(ask.index or next(iter(self._served(opened)), "")).kind
+        if kind not in self._served(opened):
+            raise UserError(f"index {kind}", "is not served here", f"choose from {', '.join(self._served(opened))}")
         return SearchOptions(
             k=ask.k, index=kind, rerank=ask.rerank, verify=ask.verify, effort=ask.effort, where=ask.where
         )
 
-    def _first(self, opened: Opened) -> str:
-        mine = [kind for kind in opened.index.kinds if self.options.kinds is None or kind in self.options.kinds]
-        return mine[0] if mine else ""
+    def _served(self, opened: Opened) -> list[str]:
+        """Return the index kinds that may be asked, the preferred one first."""
+        return [kind for kind in opened.index.kinds if self.options.kinds is None or kind in self.options.kinds]
 
     def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats, most: int) -> Query:
         if opened.extractor is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import httpx
 import uvicorn
 
 from pipeline.search.live import LiveOptions
-from pipeline.serve.listen import ListenOptions, configured
-from pipeline.serve.options import ServeLimits, ServeOptions
+from pipeline.serve.listen import configured
+from pipeline.serve.options import ListenOptions, ServeLimits, ServeOptions
 from pipeline.serve.service import Service
 from tests.builders import images, run, write_files
 
@@ -61,3 +62,9 @@ def small_root(folder: Path, count: int = 24, **more: Any) -> Path:
     """Index some small pictures."""
     run(write_files(folder / "src", images(count)), folder / "root", files=7, **more)
     return folder / "root"
+
+
+def refused(response: httpx.Response, status: int, words: str) -> None:
+    assert response.status_code == status, response.text
+    assert re.search(words, response.json()["error"]), response.text
+    assert "\n" not in response.json()["error"]

@@ -16,9 +16,10 @@ import pytest
 
 from jobs.delete import EditOptions, delete
 from jobs.recipe import RecipeOptions
-from jobs.serve import Listening, hosts_of, token_of
+from jobs.serve import hosts_of, token_of
 from pipeline.core.errors import UserError
 from pipeline.search.engine import SearchIndex
+from pipeline.serve.options import ListenOptions
 from tests.builders import QUICK, jpeg, run, write_files
 from tests.serve.served import served, small_root
 
@@ -157,11 +158,11 @@ def test_tokens_and_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     (tmp_path / "token").write_text("short")
     with pytest.raises(UserError, match="no word of 16"):
         token_of(str(tmp_path / "token"))
-    assert hosts_of(Listening(host="0.0.0.0"), "x") is None
-    assert hosts_of(Listening(host="0.0.0.0", names=("search.example",)), "x") == (
+    assert hosts_of(ListenOptions(host="0.0.0.0"), "x") is None
+    assert hosts_of(ListenOptions(host="0.0.0.0", names=("search.example",)), "x") == (
         *("search.example", "0.0.0.0", "127.0.0.1", "localhost", "::1"),
     )
-    assert "127.0.0.1" in (hosts_of(Listening(), "") or ())
+    assert "127.0.0.1" in (hosts_of(ListenOptions(), "") or ())
 
 
 def test_the_token_is_in_no_output(command: list[str]) -> None:

@@ -1,11 +1,12 @@
-// The page: what is asked, what is shown, and the address bar that says both. See api.js, box.js, grid.js.
+// The page: what is asked, what is shown, and the address bar that says both. See the modules that it imports.
 
 import { Refused, about, onToken, searchImage, searchKey, show } from "./api.js";
 import { BoxEditor } from "./box.js";
+import { fromText, toText } from "./copy.js";
 import { titled } from "./grid.js";
+import { theme } from "./theme.js";
 
 const at = (id) => document.getElementById(id);
-const SHARED_SIDE = 320;
 const VERIFIED = 100;
 const state = { blob: null, key: null, about: null, asked: 0, answers: [] };
 let running = new AbortController();
@@ -196,25 +197,10 @@ function restore() {
   }
 }
 
-async function fromText(text) {
-  const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (one) => one.charCodeAt(0));
-  const blob = new Blob([bytes], { type: "image/jpeg" });
-  await createImageBitmap(blob);
-  return blob;
-}
-
-// A picture of one's own is nowhere but here, so a small copy of it travels in the link; the box shrinks with it.
 async function link() {
   if (state.key !== null) return new URL(address(state.key, editor.value), location.href).href;
-  const bitmap = await createImageBitmap(state.blob);
-  const scale = Math.min(1, SHARED_SIDE / Math.max(bitmap.width, bitmap.height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const small = new Uint8Array(await (await canvas.convertToBlob({ type: "image/jpeg", quality: 0.8 })).arrayBuffer());
-  let text = "";
-  for (const one of small) text += String.fromCharCode(one);
-  const image = btoa(text).replaceAll("+", "-").replaceAll("/", "_");
-  return new URL(address(null, editor.value?.map((value) => Math.round(value * scale)), image), location.href).href;
+  const { text, scale } = await toText(state.blob);
+  return new URL(address(null, editor.value?.map((value) => Math.round(value * scale)), text), location.href).href;
 }
 
 async function share() {
@@ -259,18 +245,6 @@ async function open() {
   restore();
 }
 
-function theme(next) {
-  const order = ["auto", "light", "dark"];
-  const now = localStorage.getItem("sightline-theme") ?? "auto";
-  const chosen = next ? order[(order.indexOf(now) + 1) % 3] : now;
-  localStorage.setItem("sightline-theme", chosen);
-  if (chosen === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = chosen;
-  const words = { auto: ["Auto", "as the system has them"], light: ["Light", "light"], dark: ["Dark", "dark"] }[chosen];
-  at("theme").textContent = words[0];
-  at("theme").setAttribute("aria-label", `${words[0]}: colours ${words[1]}`);
-}
-
 function pasted(event) {
   const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
   if (file) {
@@ -294,10 +268,10 @@ onToken((wrong) => new Promise((resolve) => {
   if (!dialog.open) dialog.showModal();
 }));
 
-theme(false);
+theme(at("theme"), false);
 // On a phone the settings would push the results out of sight.
 at("how").open = window.matchMedia("(min-width: 761px)").matches;
-at("theme").addEventListener("click", () => theme(true));
+at("theme").addEventListener("click", () => theme(at("theme"), true));
 at("file").addEventListener("change", () => {
   const [file] = at("file").files;
   if (file) useBlob(file, file.name);
