@@ -19,7 +19,7 @@ from pipeline.checkpoints import Checkpoint, read_whitening_file
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.metadata import parsed
 from pipeline.core.names import public_url
-from pipeline.core.specs import explain, kinds, spec_class
+from pipeline.core.specs import Spec, explain, kinds, spec_class
 from pipeline.core.storage import split_location
 from pipeline.core.types import Artifact, as_json
 from pipeline.features.backbones import pixel_statistics
@@ -79,6 +79,8 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         "source": _source(options, base.get("source", {}), source_kind),
         "extractor": _extractor(options, dict(base.get("extractor", {})), blobs),
     }
+    for part, family in (("source", "pipeline.sources"), ("extractor", "pipeline.extract")):
+        _begin(family, body[part], getattr(head, part, None))
     if options.whiten == "none":
         body["whiten"] = None
     elif options.whiten is not None or options.whiten_power is not None or options.dims is not None:
@@ -234,4 +236,14 @@ def _indexes(options: RecipeOptions, base: dict[str, Any]) -> list[dict[str, Any
     unknown = [name for name in names if name not in kinds("pipeline.index")]
     if unknown:
         raise UserError(f"--indexes {unknown[0]}", "is not known", f"choose from {', '.join(kinds('pipeline.index'))}")
-    return [known.get(name, {"kind": name}) for name in dict.fromkeys(names)]
+    return [known.get(name, _begin("pipeline.index", {"kind": name}, None)) for name in dict.fromkeys(names)]
+
+
+def _begin(family: str, body: dict[str, Any], before: Spec | None) -> dict[str, Any]:
+    """Complete settings by those that a new recipe starts with; of a kind that the head has, by the head's."""
+    initial = spec_class(family, body["kind"]).initial
+    inherited = before.to_json() if before is not None and before.kind == body["kind"] else initial
+    for name in initial:
+        if name in inherited:
+            body.setdefault(name, inherited[name])
+    return body

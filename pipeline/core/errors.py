@@ -8,6 +8,7 @@ SightlineError                exit 1   something failed
 │   ├── NotFoundError                  no such object
 │   ├── ExistsError                    create-if-absent found an object of that name
 │   ├── AccessError                    credentials missing, wrong or expired: the whole run ends
+│   ├── ReadError                      the place failed, not the bytes (EIO, ESTALE, one denied key): a later run may read
 │   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
@@ -68,6 +69,10 @@ class ExistsError(StoreError):
 
 class AccessError(StoreError):
     """The store refuses these credentials; nothing else will work either, so a run ends instead of going on."""
+
+
+class ReadError(StoreError):
+    """An object could not be read for a reason of the place: nothing is known of its bytes, and a later run may."""
 
 
 class TransientError(StoreError):

@@ -27,6 +27,9 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     family: ClassVar[str] = ""
+    initial: ClassVar[dict[str, JsonValue]] = {}
+    """Settings that a new recipe starts with where they are not the defaults: a default never changes, and what an
+    existing recipe does not state keeps its meaning."""
 
     @property
     def kind(self) -> str:
