@@ -8,7 +8,7 @@ SightlineError                exit 1   something failed
 │   ├── NotFoundError                  no such object
 │   ├── ExistsError                    create-if-absent found an object of that name
 │   ├── AccessError                    credentials missing, wrong or expired: the whole run ends
-│   ├── ReadError                      the place failed, not the bytes (EIO, ESTALE, one denied key): a later run may read
+│   ├── ReadError                      the place failed, not the bytes (EIO, ESTALE, a denied key); may pass later
 │   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
