@@ -189,6 +189,10 @@ class IndexShard(Record):
     files: tuple[str, ...]
 
 
+Fault = Literal["", "item", "unknown", "worker"]
+"""Whose fault an error is: the item's own, that of the process that worked on it, or nobody can tell."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T, R]):
     """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py."""
@@ -196,6 +200,7 @@ class Outcome(Generic[T, R]):
     item: T
     value: R | None
     error: str | None = None
+    fault: Fault = ""
     seconds: float = 0.0
     attempts: int = 1
     stats: dict[str, float] = field(default_factory=dict)

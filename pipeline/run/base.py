@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, SightlineError, UserError
-from pipeline.core.types import Outcome
+from pipeline.core.types import Fault, Outcome
+from pipeline.run.faults import fault_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -92,17 +93,19 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     """
     started = time.perf_counter()
     value, line = None, None
+    fault: Fault = ""
     try:
         value = function(item)
     except AccessError:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
-        line = describe(error)
+        line, fault = describe(error), fault_of(error)
     take = getattr(function, "take_stats", None)
     return Outcome(
         item=item,
         value=value,
         error=line,
+        fault=fault,
         seconds=time.perf_counter() - started,
         attempts=attempts,
         stats=take() if take is not None else {},

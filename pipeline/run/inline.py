@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
+from pipeline.core.errors import SightlineError
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.types import Outcome
 from pipeline.run.base import Task, attempt, depth_of
@@ -31,13 +32,14 @@ class InlineRunner:
         function = task.open(os.cpu_count() or 1)
         work, depth = chain([first], items), depth_of(task)
         if depth == 1:
-            yield from map(partial(attempt, function), work)
+            yield from map(_usable, map(partial(attempt, function), work))
             return
         pool = ThreadPoolExecutor(depth, "inline")
         try:
-            yield from ordered_map(
+            outcomes = ordered_map(
                 partial(attempt, function), work, pool=pool, ahead=depth, budget=depth, weigh=lambda _: 1
             )
+            yield from map(_usable, outcomes)
         except BaseException:
             # Whoever presses Ctrl-C is not to wait for a shard to end.
             stop = getattr(function, "stop", None)
@@ -52,6 +54,15 @@ class InlineRunner:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def _usable(outcome: Outcome[T, R]) -> Outcome[T, R]:
+    """Return an outcome; a SightlineError where it shows that this process cannot do any other item either."""
+    if outcome.fault == "worker":
+        raise SightlineError(
+            f"this process is broken ({outcome.error}); run the same command again, finished shards stay"
+        )
+    return outcome
 
 
 class InlineCrew(Generic[T, R]):

@@ -12,13 +12,20 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Member:
-    """One worker: how many calls it has under way, and whether one of them must have it for itself."""
+    """One worker: how many calls it has under way, and whether one of them must have it for itself.
+
+    node: where it runs, once it has opened the task. failures: items in a row that failed for no known reason. lost: it
+    is used no more, and what it has under way is lost with it.
+    """
 
     actor: Any
     gpus: float
     calls: int = 0
     opening: bool = True
     alone: bool = False
+    node: str = ""
+    failures: int = 0
+    lost: bool = False
 
 
 @dataclass

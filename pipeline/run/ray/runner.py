@@ -1,9 +1,10 @@
 """The Ray runner: actors that each hold an opened task, fed one item at a time.
 
-A worker that dies costs its item one attempt; the item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker
-takes the place. Workers are asked for by the resources they need: those that cannot be placed yet show an autoscaler
-what is wanted, more are used as nodes arrive, and fewer do not stop a run. Items are pulled lazily, so a million shards
-are never queued. Pixels and vectors never travel: a shard goes in, a record comes out.
+A worker that dies, or shows that it is broken, costs its item one attempt; so does an error of unknown cause. The
+item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker takes the place of a lost one. Workers are asked
+for by the resources they need: those that cannot be placed yet show an autoscaler what is wanted, more are used as
+nodes arrive, and fewer do not stop a run. Items are pulled lazily, so a million shards are never queued. Pixels and
+vectors never travel: a shard goes in, a record comes out.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, describe
+from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Work, crew
+from pipeline.run.ray.losses import Losses, reason_of
 from pipeline.run.ray.metrics import DriverMetrics
-from pipeline.run.ray.worker import WORKER
+from pipeline.run.ray.worker import WORKER, Opened
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("sightline")
 
+FAILURES_IN_A_ROW = 2
+"""Items in a row that a worker may fail for no known reason before it is taken for broken."""
 LOOK_SECONDS = 5.0
 """How often the cluster is asked whether there is room for more workers."""
 
@@ -56,6 +60,7 @@ class RayRunner:
         self._idle: dict[float, list[Any]] = {}
         self._connection = Connection(options.address)
         self._metrics = DriverMetrics()
+        self._losses = Losses()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes as workers finish; at most `depth` items per worker are in flight."""
@@ -103,24 +108,56 @@ class RayRunner:
         member.calls -= 1
         try:
             result = ray.get(reference)
-        except RayActorError as error:
-            # It may live and only be out of reach; what it goes on writing does no harm, but it holds a GPU.
-            ray.kill(member.actor)
-            yield from self._after_a_loss(call, error, calls, task, work)
-            return
         except RayError as error:
-            result = Outcome(item=call.item, value=None, error=describe(error), attempts=call.attempts)
+            # Dead, killed for its memory, out of reach, or unable to unpickle what it is sent: not the item's fault.
+            self._lose(member, reason_of(error))
+            yield from self._after_a_loss(call, reason_of(error), calls, task, work)
+            return
         if isinstance(result, SightlineError):
             ray.kill(member.actor)
             raise result
-        if member.opening:
+        if isinstance(result, Opened):
+            if result.error is not None and not result.broken:
+                ray.kill(member.actor)
+                raise result.error
+            member.node = result.node
+            if result.error is not None:
+                self._lose(member, str(result.error))
+                yield from self._after_a_loss(call, str(result.error), calls, task, work)
+                return
             member.opening = False
         else:
-            yield result
+            if self._is_a_loss(member, result):
+                self._lose(member, str(result.error))
+            if result.fault in ("unknown", "worker") and call.attempts < MAX_ATTEMPTS:
+                work.again(result.item, call.attempts)
+            else:
+                yield result
         self._feed(member, calls, work, depth_of(task))
+
+    def _is_a_loss(self, member: Member, outcome: Outcome[Any, Any]) -> bool:
+        """Tell whether an outcome shows that its worker is broken: by its error, or by one such after the other."""
+        if outcome.fault in ("", "item"):
+            member.failures = 0
+            self._losses.finished(member.node)
+            return False
+        member.failures += 1
+        return outcome.fault == "worker" or member.failures >= FAILURES_IN_A_ROW
+
+    def _lose(self, member: Member, reason: str) -> None:
+        """Part with a worker for good; calls that it has under way come back as lost, too."""
+        if member.lost:
+            return
+        member.lost = True
+        # It may live and only be out of reach; what it goes on writing does no harm, but it holds a GPU.
+        ray.kill(member.actor)
+        log.warning("a worker was lost%s: %s", " while it started" if member.opening else "", reason)
+        self._losses.lost(member.node, reason, {node["NodeID"] for node in ray.nodes() if node["Alive"]})
 
     def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T], depth: int) -> None:
         """Give a worker as many items as it takes at a time; let it rest when there are none."""
+        if member.lost:
+            return
         if not member.calls:
             member.alone = False
         while member.calls < depth and not member.alone:
@@ -139,19 +176,17 @@ class RayRunner:
             self._idle.setdefault(member.gpus, []).append(member.actor)
 
     def _after_a_loss(
-        self, call: Call[T], error: RayActorError, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
+        self, call: Call[T], reason: str, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
     ) -> Iterator[Outcome[T, R]]:
         if call.item is None:
             # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
             if call.attempts >= MAX_ATTEMPTS:
-                raise SightlineError(f"workers die while they are starting ({describe(error)})") from None
-            log.warning("a worker was lost while it started; another takes its place")
+                raise SightlineError(f"workers die while they are starting ({reason})")
             self._start(task, calls, call.attempts)
             return
-        log.warning("a worker was lost (attempt %d of %d); its shard is tried again", call.attempts, MAX_ATTEMPTS)
         if call.attempts >= MAX_ATTEMPTS:
-            lost = f"the worker died {call.attempts} times on it"
-            yield Outcome(item=call.item, value=None, error=lost, attempts=call.attempts)
+            lost = f"the worker died {call.attempts} times on it ({reason})"
+            yield Outcome(item=call.item, value=None, error=lost, fault="worker", attempts=call.attempts)
         else:
             work.again(call.item, call.attempts)
 
@@ -159,9 +194,13 @@ class RayRunner:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
         gpus = self._gpus_per_worker(task)
         idle = self._idle.get(gpus)
-        actor = idle.pop() if idle else WORKER.options(num_gpus=gpus, num_cpus=1).remote(gpus)
+        actor = idle.pop() if idle else self._new_actor(gpus)
         opened = actor.open.remote(task, _threads_per_worker(self._wanted(task)))
         calls[opened] = Call(member=Member(actor=actor, gpus=gpus, calls=1), item=None, attempts=attempts + 1)
+
+    def _new_actor(self, gpus: float) -> Any:
+        where = {"label_selector": self._losses.selector} if self._losses.excluded else {}
+        return WORKER.options(num_gpus=gpus, num_cpus=1, **where).remote(gpus)
 
     def _gpus_per_worker(self, task: Task[Any, Any]) -> float:
         asked = self._options.gpus_per_worker

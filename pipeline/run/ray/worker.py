@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,10 +12,20 @@ import ray
 from pipeline.core.errors import AccessError, SightlineError
 from pipeline.core.types import Outcome
 from pipeline.run.base import Task, attempt, describe
+from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
 
 MOST_DEPTH = 2
 """Calls that an actor takes at a time; see Task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Whether a task could be opened. node: where. broken: the fault is the process's, another one may do."""
+
+    node: str
+    error: SightlineError | None = None
+    broken: bool = False
 
 
 class _Worker:
@@ -28,16 +39,17 @@ class _Worker:
         self._task = ""
         self._metrics = WorkerMetrics()
 
-    def open(self, task: Task[Any, Any], threads: int) -> SightlineError | None:
-        """Open a task; return why it could not be opened, or None."""
+    def open(self, task: Task[Any, Any], threads: int) -> Opened:
+        """Open a task; say where, and why it could not be opened."""
         self._function, self._task = None, type(task).__name__
+        node = str(ray.get_runtime_context().get_node_id())
         try:
             self._function = task.open(threads)
         except SightlineError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - told to the driver, which ends the run with it
-            return SightlineError(describe(error))
-        return None
+            return Opened(node=node, error=error)
+        except Exception as error:  # noqa: BLE001 - the driver ends the run with it, or tries another worker
+            return Opened(node=node, error=SightlineError(describe(error)), broken=fault_of(error) == "worker")
+        return Opened(node=node)
 
     def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | AccessError:
         """Carry out one item; an error that ends the run is returned in place of an outcome."""
