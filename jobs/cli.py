@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from jobs.cli_options import Command
+from jobs.signals import ending_in_order
 from pipeline.core.errors import SightlineError
 
 MODULES = {
@@ -28,6 +29,7 @@ MODULES = {
 }
 """Which commands a module has, in the order of the help."""
 
+INTERRUPTED = 130
 # typer carries its own click and shows these classes only as bases of what it exports.
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
@@ -58,7 +60,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code. Errors are one line on stderr, and JSON where JSON was asked for."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        code = command_line(arguments)(args=list(arguments), standalone_mode=False)
+        with ending_in_order():
+            code = command_line(arguments)(args=list(arguments), standalone_mode=False)
     except SightlineError as error:
         return _failed(str(error), error.exit_code, arguments)
     except USAGE_ERROR as error:
@@ -66,9 +69,12 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Exit as error:
         return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        return _failed("interrupted; run the same command again to go on, finished shards are kept", 130, arguments)
+        code = INTERRUPTED
     except CLICK_ERROR as error:
         return _failed(error.format_message(), 2, arguments)
+    if code == INTERRUPTED:
+        # typer turns a KeyboardInterrupt into this code, and says nothing.
+        return _failed("interrupted; run the same command again to go on, finished shards are kept", code, arguments)
     return int(code or 0)
 
 

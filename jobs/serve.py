@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,8 +63,6 @@ def serve(
 
     told hears once, when it listens: {"url", "snapshot", "images"}. runner: where index shards are held.
     """
-    # Ends as Ctrl-C does, so that the lease goes; while it listens, requests under way are answered first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for module in ("fastapi", "uvicorn", "python_multipart", "fastapi_offline", "limits"):
         library(module, "serve", "serve")
     service_module = importlib.import_module("pipeline.serve.service")

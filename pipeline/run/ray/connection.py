@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 import ray
 from ray.exceptions import RayError
@@ -63,6 +65,22 @@ def _start(address: str) -> None:
 
 
 def _connect(address: str) -> None:
+    with _own_signals():
+        _join(address)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the caller's way of ending: Ray's own handler of SIGTERM leaves with another code and no word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _join(address: str) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     if not address:
         ray.init(**quiet)
