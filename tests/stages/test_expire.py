@@ -1,0 +1,97 @@
+"""Garbage collection: it stops for a run that begins, and what has expired stays so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.publish.leases import SWEEP, Lease, hold
+from pipeline.publish.marks import expired
+from pipeline.stages.expire import DAY, Retention, plan_sweep, sweep_away
+from tests.life import InMemory, in_memory
+
+NOW = Retention(keep_seconds=0, grace_seconds=0)
+
+
+@pytest.fixture
+def here() -> Iterator[InMemory]:
+    with in_memory() as made:
+        for number in range(6):
+            made.put(f"{number:02d}.jpg", f"image {number}")
+        made.life.index()
+        made.put("01.jpg", "changed")
+        made.life.index()
+        made.life.compact()
+        yield made
+
+
+def test_a_sweep_stops_when_a_run_begins(here: InMemory) -> None:
+    """The run has put its lease after the sweep had decided: not one object more may go."""
+    with hold(here.objects, Lease(writer="sweeper", operation=SWEEP), here.life.times) as held:
+        sweep = plan_sweep(here.life.catalog, NOW, now=held.put(), held=held)
+        assert len(sweep.objects) > 2
+        here.objects.write("leases/run.json", b'{"operation":"index","writer":"run"}')
+        assert list(sweep_away(here.objects, sweep, held)) == []
+    assert all(here.objects.exists(entry.path) for entry in sweep.objects)
+    here.objects.delete("leases/run.json")
+    assert here.life.expire()["deleted"] >= len(sweep.objects)
+    here.life.check()
+
+
+def test_readers_and_other_sweeps_do_not_stop_a_sweep(here: InMemory) -> None:
+    with hold(here.objects, Lease(writer="sweeper", operation=SWEEP), here.life.times) as held:
+        sweep = plan_sweep(here.life.catalog, NOW, now=held.put(), held=held)
+        here.objects.write("leases/page.json", b'{"operation":"serve","writer":"page","versions":[3]}')
+        assert len(list(sweep_away(here.objects, sweep, held))) == len(sweep.objects)
+
+
+def test_what_has_expired_does_not_come_back_by_a_longer_retention(here: InMemory) -> None:
+    """A part of it may be deleted already: nobody may be promised the rest."""
+    assert here.life.expire(keep=0, grace=7)["expired"] == [1, 2]
+    assert expired(here.objects) == {1, 2}
+    later = here.life.expire(keep=365, grace=7)
+    assert (later["kept"], later["expired"]) == ([3], [1, 2])
+    sweep = plan_sweep(here.life.catalog, Retention(keep_last=3, keep_seconds=365 * DAY), now=here.clock())
+    assert (sweep.kept, sweep.given_up) == ((3,), (1, 2))
+
+
+def test_a_young_record_keeps_the_old_data_that_it_names(here: InMemory) -> None:
+    """A run that was killed may be repeated much later: what counts is how young the record is."""
+    catalog = here.life.catalog
+    here.put("09.jpg", "not published")
+    with pytest.raises(KeyboardInterrupt), here.through(_KilledAtItsCommit):
+        here.life.index()
+    records = [e.path for e in here.objects.list("descriptors") if e.path.endswith(".json")]
+    (record,) = [path for path in records if here.objects.stat(path).modified == max(_times(here, records))]
+    here.clock.now += 30 * DAY
+    here.objects.write(record, here.objects.read(record))
+    before = set(here.objects.objects)
+    sweep = plan_sweep(catalog, Retention(keep_seconds=0, grace_seconds=7 * DAY), now=here.clock())
+    assert record not in {entry.path for entry in sweep.objects}
+    assert not [e.path for e in sweep.objects if e.path.startswith(record.removesuffix(".json"))], (
+        "its data stay with it"
+    )
+    assert set(here.objects.objects) == before
+    report = here.life.index()
+    assert report.images["indexed"] == 7
+    here.life.check()
+
+
+def _times(here: InMemory, names: list[str]) -> list[float]:
+    return [here.objects.stat(name).modified for name in names]
+
+
+class _KilledAtItsCommit:
+    """The store of a run that is killed where it would commit; its lease is gone, as after a long time."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        if name.startswith("snapshots/"):
+            raise KeyboardInterrupt
+        self.inner.put_if_absent(name, data)  # type: ignore[attr-defined]
