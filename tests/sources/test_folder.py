@@ -28,6 +28,12 @@ JUNK = (
 PHOTOS = ("a.jpg", "f/g.jpg", "f/.hidden.jpg", "...dots/k.jpg")
 
 
+def spec_of(kind: str, **fields: object) -> SourceSpec:
+    spec = spec_class("pipeline.sources", kind)(**fields)
+    assert isinstance(spec, SourceSpec)
+    return spec
+
+
 def read(spec: SourceSpec, location: str) -> list[Image | Reject]:
     source = spec.open(location)
     entries = tuple(source.listing())
@@ -62,7 +68,7 @@ def test_a_new_recipe_passes_system_files_over_and_an_old_one_keeps_its_meaning(
     fresh = build_recipe(RecipeOptions(backbone="squeezenet1_1", weights="random:0"), head=None, source_kind=kind)
     listing = kind in ("filelist", "kapture")
     assert fresh.recipe.source.to_json() == {"kind": kind} | ({} if listing else {"skip_system": True})
-    spec = spec_class("pipeline.sources", kind)()
+    spec = spec_of(kind)
     old = fresh.recipe.model_copy(update={"source": spec})
     again = build_recipe(RecipeOptions(), head=old, source_kind=kind)
     assert again.recipe.source == spec
@@ -85,8 +91,7 @@ def test_exclude_holds_for_every_kind(tmp_path: Path) -> None:
     (tmp_path / "kapture" / "sensors" / "records_camera.txt").write_text(records)
     places = {"folder": plain, "filelist": tmp_path / "list" / "list.txt"}
     for kind in ("folder", "filelist", "tar", "parquet", "npy", "kapture"):
-        spec = spec_class("pipeline.sources", kind)(exclude=("*thumbs/*", "*c.jpg"))
-        assert isinstance(spec, SourceSpec)
+        spec = spec_of(kind, exclude=("*thumbs/*", "*c.jpg"))
         keys = [item.key for item in read(spec, str(places.get(kind, tmp_path / kind)))]
         assert [key.rpartition(f"x.{kind}/")[2] for key in keys] == ["a.jpg"], kind
 
@@ -94,8 +99,7 @@ def test_exclude_holds_for_every_kind(tmp_path: Path) -> None:
 def test_archives_in_system_folders_are_no_shards(tmp_path: Path) -> None:
     data = tar_bytes({"a.jpg": jpeg(1)})
     write_files(tmp_path, {"a.tar": data, "._a.tar": b"\0\5\x16\7", "@eaDir/a.tar": b"x", ".old/b.tar": data})
-    spec = spec_class("pipeline.sources", "tar")(skip_system=True)
-    assert isinstance(spec, SourceSpec)
+    spec = spec_of("tar", skip_system=True)
     assert listed(spec, tmp_path) == ["a.tar"]
     source = spec.open(str(tmp_path))
     list(source.listing())
@@ -157,19 +161,15 @@ def test_every_key_of_a_bucket_is_indexed_however_unlike_a_path(fake: FakeS3) ->
     ):
         items = read(spec, location)
         assert {item.key: item.data for item in items if isinstance(item, Image)} == expected
-    tars = spec_class("pipeline.sources", "tar")()
-    assert isinstance(tars, SourceSpec)
     for location in (fake.location("src"), fake.location("src//x.tar")):
-        (item,) = read(tars, location)
+        (item,) = read(spec_of("tar"), location)
         assert (item.key, isinstance(item, Image)) == ("/x.tar/i.jpg", True)
 
 
 def test_a_source_that_vanishes_between_opening_and_listing_is_refused(tmp_path: Path) -> None:
     for kind in ("folder", "tar"):
         folder = write_files(tmp_path / kind, {"a.jpg": jpeg(1), "a.tar": tar_bytes({})})
-        spec = spec_class("pipeline.sources", kind)()
-        assert isinstance(spec, SourceSpec)
-        source = spec.open(str(folder))
+        source = spec_of(kind).open(str(folder))
         assert all(isinstance(entry, Entry) for entry in source.listing())
         shutil.rmtree(folder)
         with pytest.raises(UserError, match="cannot be listed"):
