@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
-from pipeline.core.storage import open_store, split_location
-from pipeline.sources import IMAGE_SUFFIXES
+from pipeline.core.storage import Walk, open_store, split_location, walk
+from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
 
 CONTAINERS = ("tar", "parquet", "arrow", "npy")
 """Kinds whose files hold many images each; a file's suffix is the kind's name."""
@@ -39,7 +39,9 @@ def detect(location: str) -> str:
     if store.exists(RECORDS):
         return "kapture"
     counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
-    for entry in islice(store.list(), LOOK):
+    for entry in islice(walk(store, Walk()), LOOK):
+        if is_system_file(entry.path) or in_hidden_folder(entry.path):
+            continue
         name = entry.path.lower()
         kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
@@ -50,6 +52,6 @@ def detect(location: str) -> str:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")
     what = "is empty" if isinstance(store, LocalStore) else "holds nothing, or does not exist"
-    something = any(True for _ in islice(store.list(), 1))
+    something = any(True for _ in islice(walk(store, Walk()), 1))
     none = f"holds no images, {SUFFIXES} files" if something else what
     raise UserError(shown, none, "check the path, or use --match and --source-kind")
