@@ -9,6 +9,7 @@ SightlineError                exit 1   something failed
 │   ├── ExistsError                    create-if-absent found an object of that name
 │   ├── AccessError                    credentials missing, wrong or expired: the whole run ends
 │   ├── ReadError                      the place failed, not the bytes (EIO, ESTALE, a denied key); may pass later
+│   ├── PlaceError                     ROOT or scratch space cannot be written (full, read-only): the whole run ends
 │   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
@@ -73,6 +74,10 @@ class AccessError(StoreError):
 
 class ReadError(StoreError):
     """An object could not be read for a reason of the place: nothing is known of its bytes, and a later run may."""
+
+
+class PlaceError(StoreError):
+    """A place that is written to (ROOT, scratch space) is full, read-only, not permitted or lost; names the place."""
 
 
 class TransientError(StoreError):

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.core.errors import ExistsError, NotFoundError, StoreError
+from pipeline.core.errors import NotFoundError, PlaceError
 from pipeline.core.names import checked_name
+from pipeline.core.os_errors import open_file, reading, regular, writing
 from pipeline.core.types import Entry
 
 _TEMPORARY = ".sightline-tmp-"
@@ -54,59 +55,64 @@ class LocalStore:
                 yield _local_entry(prefix + name, entry.stat())
 
     def stat(self, name: str) -> Entry:
-        """Return size and modification time (as etag)."""
-        with _local_errors(name):
-            return _local_entry(name, self._path(name).stat())
+        """Return size and modification time (as etag); NotFoundError for what is no regular file."""
+        path = self._path(name)
+        with reading(name):
+            return _local_entry(name, regular(path.stat(), path, name))
 
     def exists(self, name: str) -> bool:
         """Tell whether the file exists."""
-        return self._path(name).is_file()
+        try:
+            self.stat(name)
+        except NotFoundError:
+            return False
+        return True
 
     def read(self, name: str) -> bytes:
         """Return the file's bytes."""
-        with _local_errors(name):
-            return self._path(name).read_bytes()
+        with self.open(name) as file:
+            return file.read()
 
     def open(self, name: str) -> BinaryIO:
         """Open the file for reading."""
-        with _local_errors(name):
-            return self._path(name).open("rb")
+        return open_file(self._path(name), name)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
-        with _local_errors(name), self._temporary(name) as temporary:
+        with writing(name, self.url), self._temporary(name) as temporary:
             _write_durably(temporary, io.BytesIO(data))
             temporary.rename(self._path(name))
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Write a temporary file and link it: the link fails when the name is taken."""
-        with _local_errors(name), self._temporary(name) as temporary:
+        with writing(name, self.url), self._temporary(name) as temporary:
             _write_durably(temporary, io.BytesIO(data))
             self._path(name).hardlink_to(temporary)
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a file in beside its place, then rename it."""
-        with _local_errors(name), self._temporary(name) as temporary:
+        with writing(name, self.url), self._temporary(name) as temporary:
             with path.open("rb") as source:
                 _write_durably(temporary, source)
             temporary.rename(self._path(name))
 
     def local(self, name: str, folder: Path) -> Path:  # noqa: ARG002 - remote stores need it
         """Return the file's own path."""
-        path = self._path(name)
-        if not path.is_file():
-            raise NotFoundError(f"{name}: no such object")
-        return path
+        self.stat(name)
+        return self._path(name)
 
     def delete(self, name: str) -> None:
         """Remove the file."""
-        with _local_errors(name):
+        with writing(name, self.url):
             self._path(name).unlink(missing_ok=True)
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
         folder = self._path(name).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise PlaceError(f"{self.url}: a file is where the folder of {name} would be; move it away") from None
         temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         try:
             yield temporary
@@ -124,15 +130,3 @@ def _write_durably(path: Path, source: BinaryIO) -> None:
         shutil.copyfileobj(source, out, 1 << 20)
         out.flush()
         os.fsync(out.fileno())
-
-
-@contextmanager
-def _local_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise ExistsError(f"{name}: exists already") from None
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise NotFoundError(f"{name}: no such object") from None
-    except OSError as error:
-        raise StoreError(f"{name}: {error.strerror or error}") from error

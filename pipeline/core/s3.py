@@ -6,54 +6,20 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
-import botocore.exceptions
-import botocore.parsers
 import fsspec
 from fsspec.asyn import sync
 
-from pipeline.core.errors import (
-    AccessError,
-    ExistsError,
-    IntegrityError,
-    NotFoundError,
-    StoreError,
-    TransientError,
-)
+from pipeline.core.errors import IntegrityError, NotFoundError, ReadError, TransientError
 from pipeline.core.names import checked_name
+from pipeline.core.s3_errors import no_bucket, s3_errors
 from pipeline.core.types import Entry
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 LEAST_RATE = 100_000
 """Bytes per second below which a transfer is given up and tried again."""
-_TRANSIENT = {
-    *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
-    *("RequestLimitExceeded", "TooManyRequests", "BandwidthLimitExceeded", "IncompleteBody", "BadDigest"),
-    *("XAmzContentSHA256Mismatch", "OperationAborted", "429", "500", "502", "503", "504"),
-}
-_TAKEN = {"PreconditionFailed", "412"}
-_UNSURE = {"ConditionalRequestConflict", "409"}
-_MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
-_CLOCK = {"RequestTimeTooSkewed"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
-_DENIED = {
-    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AllAccessDisabled"),
-    *("InvalidSecurity", "NotSignedUp", "AccountProblem", "403", "401"),
-}
-_PASSING = (
-    TimeoutError,
-    ConnectionError,
-    aiohttp.ClientError,
-    botocore.exceptions.HTTPClientError,
-    botocore.exceptions.IncompleteReadError,
-    botocore.exceptions.ResponseStreamingError,
-    botocore.parsers.ResponseParserError,
-)
 
 
 class S3Store:
@@ -63,6 +29,8 @@ class S3Store:
         self.path, self.options = path, options
         self.url = f"s3://{path}"
         self.bucket, _, self.prefix = path.partition("/")
+        self._answered = False
+        """Whether the bucket is known to exist."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return S3Store, (self.path, self.options)
@@ -105,28 +73,37 @@ class S3Store:
         start = base + (f"{prefix.rstrip('/')}/" if prefix else "")
         mark = {"ContinuationToken": after} if after else {}
         try:
-            with _s3_errors(prefix or self.url):
+            with s3_errors(prefix or self.url, self.url):
                 found = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=start, **mark)
         except NotFoundError:
-            return [], ""
+            # A prefix without objects is an empty page: only the bucket can be missing.
+            raise no_bucket(self.url) from None
+        self._answered = True
         objects = [item for item in found.get("Contents", []) if not item["Key"].endswith("/")]
         entries = [_entry(item["Key"][len(base) :], item["Size"], item) for item in objects]
         return entries, str(found.get("NextContinuationToken", "")) if found.get("IsTruncated") else ""
 
     def stat(self, name: str) -> Entry:
         """Return size, ETag and time."""
-        with _s3_errors(name):
-            head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+        try:
+            with s3_errors(name, self.url, reading=True):
+                head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+        except (ReadError, NotFoundError) as error:
+            if isinstance(error, ReadError) or not self._answered:
+                # An answer to HEAD has no body: only one to GET says what is refused or missing, object or more.
+                self.read_range(name, 0, 1, "")
+            raise
+        self._answered = True
         return _entry(name, head["ContentLength"], head)
 
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url, reading=True):
             return cast("bytes", sync(self._fs.loop, self._get, name, {}, ""))
 
     def read_range(self, name: str, start: int, end: int, etag: str) -> bytes:
         """Return bytes start..end of the version with this ETag; IntegrityError when another one is there."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url, reading=True):
             data = cast("bytes", sync(self._fs.loop, self._get, name, {"Range": f"bytes={start}-{end - 1}"}, etag))
         if len(data) != end - start:
             raise TransientError(f"{name}: {len(data)} of {end - start} bytes came")
@@ -147,57 +124,25 @@ class S3Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url):
             self._fs.pipe_file(self._path(name), data)
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url):
             self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
 
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url):
             self._fs.put_file(str(path), self._path(name))
 
     def delete(self, name: str) -> None:
         """Delete the object."""
-        with _s3_errors(name):
+        with s3_errors(name, self.url):
             self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(name))
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:
     etag = str(info.get("ETag", "")).strip('"')
     return Entry(path=name, size=int(size), etag=etag, modified=info["LastModified"].timestamp())
-
-
-@contextmanager
-def _s3_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (StoreError, IntegrityError):
-        raise
-    except Exception as error:  # noqa: BLE001 - classified here, once; what is not known is raised with its type
-        raise _translated(name, error) from None
-
-
-def _translated(name: str, error: Exception) -> Exception:
-    """Return our error for one of s3fs, botocore or aiohttp; their messages may quote a request: not repeated."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    code = str(response.get("Error", {}).get("Code", ""))
-    status = str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    if code in _MISSING or isinstance(error, FileNotFoundError):
-        return NotFoundError(f"{name}: no such object")
-    if code in _TAKEN or isinstance(error, FileExistsError):
-        return ExistsError(f"{name}: exists already")
-    if code in _CLOCK:
-        return AccessError(f"{name}: access denied, this machine's clock differs from the server's; set the clock")
-    if code in _EXPIRED:
-        return AccessError(f"{name}: access denied, the credentials have expired; renew them and run again")
-    if code in _DENIED or isinstance(error, PermissionError):
-        return AccessError(f"{name}: access denied; check the AWS credentials, profile and endpoint")
-    if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.ProfileNotFound):
-        return AccessError(f"{name}: no AWS credentials were found; set the AWS variables or name a profile")
-    if code in _TRANSIENT | _UNSURE or status in _TRANSIENT or isinstance(error, (*_PASSING, asyncio.TimeoutError)):
-        return TransientError(f"{name}: {code or status or type(error).__name__}")
-    return StoreError(f"{name}: {code or type(error).__name__}")

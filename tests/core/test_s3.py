@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from pipeline.core.errors import AccessError, NotFoundError, PlaceError, ReadError, StoreError, UserError
+from pipeline.core.storage import Store, open_store
+from tests.fake_s3 import FakeS3, fake_s3
+
+
+@pytest.fixture
+def fake(s3_credentials: None) -> Iterator[FakeS3]:
+    with fake_s3() as made:
+        made.objects.update({"src/a.jpg": b"aaaa", "src/b.jpg": b"bb", "src/empty.jpg": b""})
+        yield made
+
+
+OF_CREDENTIALS = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "RequestTimeTooSkewed"]
+READS = ["read", "stat", "open", "exists"]
+
+
+def read_by(store: Store, how: str, name: str) -> object:
+    return getattr(store, how)(name)
+
+
+@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize(("code", "words"), [("AccessDenied", "access denied"), ("InvalidObjectState", "restore it")])
+def test_one_object_that_is_refused_or_archived_is_an_error_of_reading(
+    fake: FakeS3, how: str, code: str, words: str
+) -> None:
+    store = open_store(fake.location("src"))
+    fake.refuse.update({"GET src/a.jpg": code, "HEAD src/a.jpg": code})
+    with pytest.raises(ReadError, match=words) as caught:
+        read_by(store, how, "a.jpg")
+    assert str(caught.value).startswith("a.jpg: ")
+    assert store.read("b.jpg") == b"bb"
+
+
+def test_an_empty_object_that_is_refused_is_no_other_error(fake: FakeS3) -> None:
+    fake.refuse["HEAD src/empty.jpg"] = "AccessDenied"
+    with pytest.raises(ReadError):
+        open_store(fake.location("src")).stat("empty.jpg")
+
+
+@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize(
+    "code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "RequestTimeTooSkewed"]
+)
+def test_refused_credentials_are_said_even_where_the_answer_has_no_body(fake: FakeS3, how: str, code: str) -> None:
+    fake.refuse.update({"GET": code, "HEAD": code})
+    with pytest.raises(AccessError):
+        read_by(open_store(fake.location("src")), how, "a.jpg")
+
+
+def test_a_denied_listing_or_write_is_an_error_of_access(fake: FakeS3) -> None:
+    fake.refuse.update({"LIST": "AccessDenied", "PUT": "AccessDenied", "DELETE": "AccessDenied"})
+    store = open_store(fake.location("src"))
+    for call in (lambda: list(store.list()), lambda: store.write("x", b"1"), lambda: store.put_if_absent("x", b"1")):
+        with pytest.raises(AccessError):
+            call()
+
+
+@pytest.mark.parametrize("code", ["KMS.DisabledException", "SomethingNew"])
+def test_what_is_not_known_is_of_the_reading_when_it_is_read(fake: FakeS3, code: str) -> None:
+    fake.refuse.update({"GET": code, "PUT": code})
+    store = open_store(fake.location("src"))
+    with pytest.raises(ReadError, match=code):
+        store.read("a.jpg")
+    with pytest.raises(StoreError, match=code) as caught:
+        store.write("x", b"1")
+    assert type(caught.value) is StoreError
+
+
+def test_a_quota_names_the_place(fake: FakeS3) -> None:
+    fake.refuse["PUT"] = "QuotaExceeded"
+    with pytest.raises(PlaceError, match="s3://bucket/src: cannot be written"):
+        open_store(fake.location("src")).write("x", b"1")
+
+
+def test_a_bucket_that_does_not_exist_is_no_empty_one(fake: FakeS3) -> None:
+    store = open_store(replace(fake, bucket="other").location("src"))
+    for how in ("read", "stat", "exists", "delete"):
+        with pytest.raises(UserError, match="s3://other/src: the bucket does not exist"):
+            read_by(store, how, "a.jpg")
+    with pytest.raises(UserError, match="the bucket does not exist"):
+        list(store.list())
+    with pytest.raises(UserError, match="the bucket does not exist"):
+        store.write("a.jpg", b"1")
+
+
+def test_a_missing_object_is_missing_and_costs_one_request_once_the_bucket_has_answered(fake: FakeS3) -> None:
+    store = open_store(fake.location("src"))
+    assert not store.exists("c.jpg")
+    assert store.exists("a.jpg")
+    fake.headers.clear()
+    assert not store.exists("c.jpg")
+    assert [method for method, _, _ in fake.headers] == ["HEAD"]
+    with pytest.raises(NotFoundError):
+        store.read("c.jpg")
