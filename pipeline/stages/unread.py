@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 MAX_READ_ERRORS = 100
 """So many reads that fail in a row, without one that succeeds, mean that the place is away, not a few files."""
-PAUSES = (0.2, 1.0)
+PAUSES = (0.2, 0.5)
 """Seconds before a container that could not be read is tried again."""
 NOT_TRIED = "not tried, as the reads before it failed"
 
