@@ -59,6 +59,10 @@ def index(
         str | None, typer.Option(help="tar, folder, filelist, parquet, arrow, npy or kapture. [default: detected]")
     ] = None,
     match: Annotated[str | None, typer.Option(help="Glob on keys. [default: the image suffixes]")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob on keys and paths to pass over, beside system files; repeatable, '' for none. [none]"),
+    ] = None,
     metadata: Annotated[
         str | None,
         typer.Option(help="Columns, or fields of .json beside images, to carry: license:string,year:int64. [none]"),
@@ -135,6 +139,7 @@ def index(
             indexes=tuple(part.strip() for part in indexes.split(",") if part.strip()) if indexes is not None else None,
             source_kind=source_kind,
             match=match,
+            exclude=tuple(exclude) if exclude else None,
             metadata=metadata,
             source_fields={"root": list_root} if list_root is not None else {},
         ),

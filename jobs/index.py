@@ -21,6 +21,7 @@ from jobs.runners import RunnerOptions, open_runner
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
+from pipeline.core.places import beneath, outside
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
@@ -156,15 +157,18 @@ class _Planned:
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
     kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source))
+    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root))
     recipe = adopt(built.recipe, head.recipe if head else None)
     base = lists_for(catalog, head, recipe)
     with reporter.phase("plan"):
-        source = source_spec(recipe).open(options.source)
-        packing = options.packing if source_spec(recipe).packs else None
+        spec = source_spec(recipe)
+        base_place = spec.files(options.source).url if spec.packs else options.source
+        _refuse_overlap(options, base_place)
+        source = spec.open(options.source)
+        packing = options.packing if spec.packs else None
         unreadable: list[str] = getattr(source, "unreadable", [])
         plan = make_plan(
-            source.listing(),
+            outside(source.listing(), base_place, options.root),
             base.listing,
             source=public_url(options.source),
             packing=packing,
@@ -185,6 +189,16 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         skipped=source.skipped,
         unreadable=tuple(unreadable),
     )
+
+
+def _refuse_overlap(options: IndexOptions, images: str) -> None:
+    """Refuse a ROOT that is its own source; one beneath the source is only left out of its listing."""
+    if beneath(images, options.root) is not None:
+        raise UserError(
+            public_url(options.root),
+            f"cannot hold the index of {public_url(options.source)}, which lies there itself",
+            "give a ROOT of its own, beside SOURCE or beneath it",
+        )
 
 
 def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gates:

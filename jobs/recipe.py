@@ -56,6 +56,7 @@ class RecipeOptions:
     indexes: tuple[str, ...] | None = None
     source_kind: str | None = None
     match: str | None = None
+    exclude: tuple[str, ...] | None = None
     metadata: str | None = None
     source_fields: dict[str, str] = field(default_factory=dict)
 
@@ -141,6 +142,8 @@ def _source(options: RecipeOptions, base: dict[str, Any], kind: str) -> dict[str
         body.update(base)
     if options.match is not None:
         body["match"] = options.match
+    if options.exclude is not None:
+        body["exclude"] = [glob for glob in options.exclude if glob]
     if options.metadata is not None:
         body["metadata"] = parsed(options.metadata)
     if body.get("metadata") and not issubclass(spec_class("pipeline.sources", kind), CarryingSpec):

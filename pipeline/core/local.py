@@ -5,60 +5,59 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.core.errors import NotFoundError, PlaceError
-from pipeline.core.names import checked_name
+from pipeline.core.errors import NotFoundError, PlaceError, UserError
+from pipeline.core.names import checked_name, local_path, shown_path, unescaped
 from pipeline.core.os_errors import open_file, reading, regular, writing
 from pipeline.core.types import Entry
-
-_TEMPORARY = ".sightline-tmp-"
+from pipeline.core.walk import TEMPORARY, Walk, local_entry, walk_folder
 
 
 class LocalStore:
     """A folder. Creation is a temporary file, fsync, then link or rename: never partial, one winner."""
 
     def __init__(self, path: str) -> None:
-        self.root = Path(path).absolute()
-        self.url = str(self.root)
+        self.root = local_path(path).absolute()
+        self.url = shown_path(str(self.root))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LocalStore, (self.url,)
+        return LocalStore, (str(self.root),)
 
     def _path(self, name: str) -> Path:
-        return self.root / checked_name(name)
+        return self.root / unescaped(checked_name(name))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Walk folders in byte order of the resulting names; links are followed, link cycles are not."""
-        start = self.root / prefix if prefix else self.root
-        if start.is_dir():
-            yield from self._walk(start, f"{prefix.rstrip('/')}/" if prefix else "", frozenset())
+        """Walk folders in byte order of the resulting names; ReadError when one of them cannot be read."""
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        yield from walk_folder(str(self._path(prefix) if prefix else self.root), folder, None)
 
-    def _walk(self, folder: Path, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
-        real = os.path.realpath(folder)
-        if real in above:
-            return
-        found = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith(_TEMPORARY):
-                    name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-                    found.append((name + "/" if entry.is_dir() else name, entry))
-        for name, entry in sorted(found, key=lambda pair: pair[0].encode()):
-            if name.endswith("/"):
-                yield from self._walk(Path(entry.path), prefix + name, above | {real})
-            elif entry.is_file():
-                yield _local_entry(prefix + name, entry.stat())
+    def walk(self, noted: Walk) -> Iterator[Entry]:
+        """The same of all that can be read; the rest is noted. UserError when the folder itself cannot be."""
+        try:
+            os.scandir(self.root).close()
+        except OSError as error:
+            reason = f"cannot be listed ({error.strerror or error})"
+            raise UserError(self.url, reason, "check the folder and its mount") from None
+        yield from walk_folder(str(self.root), "", noted)
+
+    def is_folder(self) -> bool:
+        """Tell whether the folder is there."""
+        try:
+            return stat.S_ISDIR(self.root.stat().st_mode)
+        except OSError:
+            return False
 
     def stat(self, name: str) -> Entry:
         """Return size and modification time (as etag); NotFoundError for what is no regular file."""
         path = self._path(name)
         with reading(name):
-            return _local_entry(name, regular(path.stat(), path, name))
+            return local_entry(name, regular(path.stat(), path, name))
 
     def exists(self, name: str) -> bool:
         """Tell whether the file exists."""
@@ -113,16 +112,11 @@ class LocalStore:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise PlaceError(f"{self.url}: a file is where the folder of {name} would be; move it away") from None
-        temporary = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _local_entry(name: str, stat: os.stat_result) -> Entry:
-    etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-    return Entry(path=name, size=stat.st_size, etag=etag, modified=stat.st_mtime_ns / 1e9)
 
 
 def _write_durably(path: Path, source: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.core.errors import ExistsError, NotFoundError, UserError
-from pipeline.core.names import checked_name
+from pipeline.core.names import checked_key, flat_name
 from pipeline.core.types import Entry
 
 _REGISTERED: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class MemoryStore:
         return view
 
     def _name(self, name: str) -> str:
-        return self._prefix + checked_name(name)
+        return self._prefix + checked_key(name)
 
     def _get(self, name: str) -> tuple[bytes, float]:
         try:
@@ -104,7 +104,7 @@ class MemoryStore:
 
     def local(self, name: str, folder: Path) -> Path:
         """Write the bytes to a file in `folder`."""
-        path = folder / name.replace("/", "_")
+        path = folder / flat_name(name)
         path.write_bytes(self.read(name))
         return path
 

@@ -6,10 +6,11 @@ use: s3://bucket/prefix?endpoint=URL&profile=NAME&region=NAME&anonymous=true. It
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pipeline.core.errors import StoreError, UserError
@@ -18,7 +19,11 @@ SCHEMES = ("file", "s3", "memory")
 RANDOM_WEIGHTS = "random:"
 """Weights of this name, followed by a seed, are made up: for trials and tests."""
 S3_OPTIONS = ("endpoint", "profile", "region", "anonymous")
-_WINDOWS_DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
+_URL = re.compile(r"(?i)^[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
+_CHAIN = re.compile(r"::[^/]*://|^[^/]*::[^/]*://")
+"""One URL inside another, as fsspec chains them."""
+_LONGEST = 200
+"""Bytes; file systems allow 255 in a file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +38,12 @@ class Location:
 def parse_location(location: str) -> Location:
     """Return an allowed location's parts; a UserError for chained URLs, other schemes, credentials, unknown options."""
     shown = public_url(location)
-    if "::" in location:
-        raise UserError(shown, "chained URLs are not opened", "name the object itself")
-    if "://" not in location or _WINDOWS_DRIVE.match(location):
+    if "\0" in location:
+        raise UserError(shown.replace("\0", "\\0"), "holds a NUL character", "correct the location")
+    if not _URL.match(location):
         return Location(scheme="file", path=location)
+    if _CHAIN.search(location):
+        raise UserError(shown, "chained URLs are not opened", "name the object itself")
     parts = urlsplit(location)
     if parts.scheme not in SCHEMES:
         raise UserError(shown, f"scheme {parts.scheme!r} is not allowed", f"use a local path or {SCHEMES[1]}://")
@@ -80,7 +87,7 @@ def absolute_location(location: str) -> str:
         full = str(Path(parsed.path).absolute())
         plain = os.path.normpath(full)
         # Behind a link, ".." leads elsewhere than the text says.
-        return plain if os.path.realpath(plain) == os.path.realpath(full) else full
+        return shown_path(plain if os.path.realpath(plain) == os.path.realpath(full) else full)
     query = urlencode(parsed.options, safe=":/")
     return f"{parsed.scheme}://{parsed.path}" + (f"?{query}" if query else "")
 
@@ -90,7 +97,7 @@ def same_place(one: str, other: str) -> bool:
 
     def place(location: str) -> tuple[str, str]:
         parsed = parse_location(location)
-        return parsed.scheme, os.path.realpath(parsed.path) if parsed.scheme == "file" else parsed.path
+        return parsed.scheme, os.path.realpath(local_path(parsed.path)) if parsed.scheme == "file" else parsed.path
 
     return place(one) == place(other)
 
@@ -109,12 +116,64 @@ def parent_location(location: str) -> tuple[str, str]:
     parent, _, name = base.rpartition("/")
     if parent.endswith(":/"):
         return "", name
+    # A key may have empty parts, which a folder's location cannot end with.
+    whole, parent = base, parent.rstrip("/")
+    name = whole[len(parent) + 1 :]
     return f"{parent}{mark}{query}", name
 
 
+_ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+
+def escaped(raw: str) -> str:
+    """Return a file name, as Python has it, fit to be a name in a store: UTF-8, and different for each file name.
+
+    Bytes that are not UTF-8 become "\\xe9" and the like, a backslash that would read as the beginning of one "\\x5c".
+    """
+    if "\\" in raw:
+        raw = _ESCAPE.sub(r"\\x5cx\1", raw)
+    return raw if raw.isascii() else raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def unescaped(name: str) -> str:
+    """Return the file name of which `escaped` makes a name."""
+    if "\\" not in name:
+        return name
+    raw = b""
+    for place, part in enumerate(_ESCAPE.split(name)):
+        raw += bytes([int(part, 16)]) if place % 2 else part.encode("utf-8", "surrogateescape")
+    return os.fsdecode(raw)
+
+
+def shown_path(path: str) -> str:
+    """Return a local path as text that can be recorded: bytes that are not UTF-8 as escapes."""
+    return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def local_path(text: str) -> Path:
+    """Return the path that a text names: itself, or when only that exists, one of which `shown_path` makes the text."""
+    path = Path(text)
+    other = Path(unescaped(text))
+    return other if other != path and not os.path.lexists(path) and os.path.lexists(other) else path
+
+
 def checked_name(name: str) -> str:
-    """Return a name unless it would leave the store; StoreError then."""
-    parts = name.split("/")
-    if not name or name.startswith("/") or ".." in parts or "\0" in name:
+    """Return a name unless it would leave a local folder; StoreError then."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise StoreError(f"{name!r}: not a name inside the store")
+    return checked_key(name)
+
+
+def checked_key(name: str) -> str:
+    """Return a name in a store without folders, where "/" and ".." are letters as others; StoreError for no name."""
+    if not name or "\0" in name:
         raise StoreError(f"{name!r}: not a name inside the store")
     return name
+
+
+def flat_name(name: str) -> str:
+    """Return the name of a file, in one folder, for an object of any name."""
+    flat = name.replace("/", "_")
+    if flat.strip(".") and len(flat.encode()) <= _LONGEST:
+        return flat
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:16]}{PurePosixPath(flat).suffix[:16]}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from pipeline.core.errors import ExistsError, NotFoundError, TransientError
+from pipeline.core.names import flat_name
 from pipeline.core.ranges import BLOCK, RangeFile
 from pipeline.core.types import Entry
 
@@ -152,7 +153,7 @@ class RetryingStore:
 
     def local(self, name: str, folder: Path) -> Path:
         """Download the object into `folder`, a part at a time."""
-        target = folder / name.replace("/", "_")
+        target = folder / flat_name(name)
         with self.open(name) as source, target.open("wb") as out:
             shutil.copyfileobj(source, out, BLOCK)
         return target

@@ -13,7 +13,7 @@ import fsspec
 from fsspec.asyn import sync
 
 from pipeline.core.errors import IntegrityError, NotFoundError, ReadError, TransientError
-from pipeline.core.names import checked_name
+from pipeline.core.names import checked_key
 from pipeline.core.s3_errors import no_bucket, s3_errors
 from pipeline.core.types import Entry
 
@@ -62,7 +62,7 @@ class S3Store:
         return fs
 
     def _key(self, name: str) -> str:
-        return f"{self.prefix}/{checked_name(name)}" if self.prefix else checked_name(name)
+        return f"{self.prefix}/{checked_key(name)}" if self.prefix else checked_key(name)
 
     def _path(self, name: str) -> str:
         return f"{self.bucket}/{self._key(name)}"

@@ -14,10 +14,11 @@ from typing import BinaryIO, Protocol
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.memory import memory_store
-from pipeline.core.names import parent_location, parse_location, public_url
+from pipeline.core.names import escaped, parent_location, parse_location, public_url
 from pipeline.core.retry import RetryingStore
 from pipeline.core.s3 import S3Store
 from pipeline.core.types import Entry
+from pipeline.core.walk import Walk as Walk
 
 
 class Store(Protocol):
@@ -70,6 +71,16 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; harmless when it is gone."""
         ...
+
+
+def walk(store: Store, noted: Walk) -> Iterator[Entry]:
+    """List a source: like `list`, but a folder that cannot be read is noted instead of ending the listing."""
+    return store.walk(noted) if isinstance(store, LocalStore) else store.list()
+
+
+def file_name(store: Store, line: str) -> str:
+    """Return the name in a store of a file that a list names; see `escaped` for names in local folders."""
+    return escaped(line) if isinstance(store, LocalStore) else line
 
 
 def open_store(location: str) -> Store:

@@ -196,11 +196,12 @@ def _compare(new: pa.Table, old: pa.Table, unreadable: Sequence[str], again: Aga
 
 
 def _beneath(paths: pa.ChunkedArray, unreadable: Sequence[str]) -> pa.ChunkedArray | pa.Array:
-    """Return which paths are one of the names, or lie in a folder of such a name."""
+    """Return which paths are one of the names, or lie in a folder of such a name; "" is the folder of all."""
     found = pa.array(np.zeros(len(paths), bool))
     for name in unreadable:
         folder = name.rstrip("/")
-        found = pc.or_(found, pc.or_(pc.equal(paths, folder), pc.starts_with(paths, f"{folder}/")))
+        within = pc.starts_with(paths, f"{folder}/" if folder else "")
+        found = pc.or_(found, pc.or_(pc.equal(paths, folder), within))
     return found
 
 

@@ -7,10 +7,10 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Protocol
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from pipeline.core.metadata import Column, Kind, checked, columns
 from pipeline.core.specs import Spec
@@ -53,12 +53,22 @@ def is_system_file(path: str) -> bool:
     return any(part in _SYSTEM_FOLDERS or part.startswith(".trash-") for part in (*folders, name))
 
 
+def in_hidden_folder(path: str) -> bool:
+    """Tell whether a path lies in a folder whose name begins with a dot."""
+    return any(part.startswith(".") and part.strip(".") for part in path.split("/")[:-1])
+
+
 class Source(Protocol):
     """One opened collection."""
 
     @property
     def skipped(self) -> int:
         """Objects passed over so far because they do not match; complete once `listing` is exhausted."""
+        ...
+
+    @property
+    def unreadable(self) -> Sequence[str]:
+        """Folders ("path/") that `listing` could not read so far: what they held before is not known to be deleted."""
         ...
 
     def listing(self) -> Iterator[Entry]:
@@ -76,13 +86,21 @@ class Source(Protocol):
 
 
 class SourceSpec(Spec):
-    """Settings of a source that change what is indexed. `match` selects images by a glob on their key."""
+    """Settings of a source that change what is indexed.
+
+    match selects images by a glob on their key, exclude passes over those that match one of several; "*" matches "/"
+    too. skip_system passes over system files, and where files are found in folders, over hidden folders.
+    """
 
     family: ClassVar[str] = "pipeline.sources"
     packs: ClassVar[bool]
     """True: an entry is one image, and the plan packs entries into shards. False: an entry is a shard."""
 
+    initial: ClassVar[dict[str, JsonValue]] = {"skip_system": True}
+
     match: str = ""
+    exclude: tuple[str, ...] = ()
+    skip_system: bool = False
 
     def open(self, location: str) -> Source:
         """Open SOURCE; a UserError when it is not there or not of this kind."""
@@ -102,11 +120,23 @@ class SourceSpec(Spec):
         """The same by name."""
         return {column.name: column.kind for column in self.columns}
 
+    def selects(self, key: str) -> bool:
+        """Tell whether `match` and `exclude` let a key pass; all that counts where somebody named the image."""
+        if any(fnmatch.fnmatchcase(key, glob) for glob in self.exclude):
+            return False
+        return not self.match or fnmatch.fnmatchcase(key, self.match)
+
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""
-        if self.match:
-            return fnmatch.fnmatchcase(key, self.match)
-        return key.lower().endswith(IMAGE_SUFFIXES)
+        if self.skip_system and is_system_file(key):
+            return False
+        return self.selects(key) and (bool(self.match) or key.lower().endswith(IMAGE_SUFFIXES))
+
+    def enters(self, path: str) -> bool:
+        """Tell whether a file, or a folder ("name/"), that was found beneath SOURCE may hold or be something wanted."""
+        if self.skip_system and (is_system_file(path) or in_hidden_folder(path)):
+            return False
+        return not any(fnmatch.fnmatchcase(path, glob) for glob in self.exclude)
 
 
 class CarryingSpec(SourceSpec):

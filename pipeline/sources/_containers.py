@@ -12,15 +12,15 @@ from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
+from pipeline.sources._found import Found
 
 S = TypeVar("S", bound=SourceSpec)
 
 
 class Containers:
-    """The files with one suffix beneath a folder, or a single one. `skipped` counts the other files of the folder."""
+    """The files with one suffix beneath a folder, or a single one."""
 
     def __init__(self, location: str, suffix: str) -> None:
-        self.skipped = 0
         self._suffix, self._only = suffix, ""
         self.store: Store
         if parse_location(location).path.lower().endswith(suffix) and not Path(location).is_dir():
@@ -29,20 +29,15 @@ class Containers:
                 raise UserError(public_url(location), "does not exist", "check the path")
             return
         self.store = open_store(location)
-        if isinstance(self.store, LocalStore) and not Path(self.store.url).is_dir():
+        if isinstance(self.store, LocalStore) and not self.store.is_folder():
             raise UserError(public_url(location), "does not exist or is no folder", "check the path or --source-kind")
 
-    def listing(self) -> Iterator[Entry]:
-        """Yield the containers in byte order."""
-        self.skipped = 0
+    def listing(self, found: Found) -> Iterator[Entry]:
+        """Yield the containers in byte order; `found` counts the other files of a folder."""
         if self._only:
             yield self.store.stat(self._only)
             return
-        for entry in self.store.list():
-            if entry.path.lower().endswith(self._suffix):
-                yield entry
-            else:
-                self.skipped += 1
+        yield from found.files(lambda path: path.lower().endswith(self._suffix))
 
     def uri(self, entry: Entry) -> str:
         """Return where a container lies, fit to be published."""
@@ -50,19 +45,25 @@ class Containers:
 
 
 class ContainerSource(Generic[S]):
-    """What sources of containers share; see pipeline.sources.Source. `skipped` counts files with another suffix."""
+    """What sources of containers share; see pipeline.sources.Source."""
 
     def __init__(self, spec: S, containers: Containers) -> None:
         self._spec, self._containers = spec, containers
+        self._found = Found(containers.store, spec)
 
     @property
     def skipped(self) -> int:
-        """Files with another suffix."""
-        return self._containers.skipped
+        """Files with another suffix, and excluded or system files."""
+        return self._found.skipped
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Folders that could not be listed."""
+        return self._found.unreadable
 
     def listing(self) -> Iterator[Entry]:
         """Yield the containers."""
-        return self._containers.listing()
+        return self._containers.listing(self._found)
 
     def pick(self, key: str, uri: str) -> bytes | None:
         """Return the encoded bytes of one image, as `images` names it; None when its container has none such.

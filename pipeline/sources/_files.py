@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
-from pipeline.core.names import public_url
+from pipeline.core.names import escaped, public_url
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.storage import Store
 from pipeline.core.types import MISSING, Entry, Image, Reject, Shard
@@ -62,13 +61,13 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
 class NamedFiles:
     """A Source of files that a list names, rather than found in a folder; see pipeline.sources.Source.
 
-    Held in memory: it suits some ten million names. `match` is a glob; without one whoever names a file wants it,
-    whatever its suffix.
+    Held in memory: it suits some ten million names. Whoever names a file wants it, whatever its suffix, unless the
+    recipe's `match` or `exclude` say otherwise.
     """
 
-    def __init__(self, store: Store, names: Sequence[str], match: str) -> None:
+    def __init__(self, store: Store, names: Sequence[str], selects: Callable[[str], bool]) -> None:
         self._store = store
-        wanted = {name for name in names if not match or fnmatch.fnmatchcase(name, match)}
+        wanted = {name for name in names if selects(name)}
         self._names = sorted(wanted, key=str.encode)
         self.skipped = len(names) - len(self._names)
         self.unreadable: list[str] = []
@@ -116,4 +115,4 @@ def too_large(size: int) -> str:
 
 def label(text: str) -> str:
     """Return a name fit for a key: what is not valid UTF-8 is shown as backslash escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return escaped(text)

@@ -51,7 +51,7 @@ class ArrowSource(ContainerSource[Spec]):
                 metadata_columns(schema, metadata)
                 for batch in batches:
                     for item in items_of(batch, columns, number, entry.path, uri, metadata):
-                        if not self._spec.match or self._spec.wants(item.key):
+                        if self._spec.selects(item.key):
                             yield item
                     number += batch.num_rows
         except NotFoundError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from pipeline.core.errors import NotFoundError, UserError
+from pipeline.core.local import LocalStore
 from pipeline.core.names import absolute_location, public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
-from pipeline.core.storage import Store, open_store, split_location
+from pipeline.core.storage import Store, file_name, open_store, split_location
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -22,6 +23,7 @@ def _full(root: str) -> str:
 class Spec(SourceSpec):
     """Paths relative to `root` (default: the folder that holds the list); blank lines and # lines are ignored."""
 
+    initial: ClassVar[dict[str, JsonValue]] = {}
     packs: ClassVar[bool] = True
 
     root: Annotated[str, AfterValidator(_full)] = Field(default="", json_schema_extra=NOT_IN_FINGERPRINT)
@@ -30,32 +32,38 @@ class Spec(SourceSpec):
         """Read the list; a UserError names the line that cannot be used."""
         store, name = split_location(location)
         shown = public_url(location)
+        images = self.files(location)
         try:
-            text = store.read(name).decode()
+            # Local file names are bytes, of whatever encoding; keys on S3 are UTF-8.
+            text = store.read(name).decode("utf-8", "surrogateescape" if isinstance(images, LocalStore) else "strict")
         except NotFoundError:
             raise UserError(shown, "does not exist", "check the path") from None
         except UnicodeDecodeError:
             raise UserError(shown, "is not UTF-8 text", "give a list of paths") from None
-        images = self.files(location)
+        if "\0" in text:
+            raise UserError(shown, "is not UTF-8 text", "give a list of paths")
         names = [
-            _relative(line.strip(), images.url, f"{shown} line {number}")
-            for number, line in enumerate(text.splitlines(), start=1)
+            _relative(line.strip(), images, f"{shown} line {number}")
+            for number, line in enumerate(text.split("\n"), start=1)
             if line.strip() and not line.startswith("#")
         ]
-        return NamedFiles(images, names, self.match)
+        return NamedFiles(images, names, self.selects)
 
     def files(self, location: str) -> Store:
         """Return the root."""
         return open_store(self.root) if self.root else split_location(location)[0]
 
 
-def _relative(path: str, root: str, where: str) -> str:
+def _relative(path: str, images: Store, where: str) -> str:
     """Return a listed path relative to the root; a UserError naming the line when it is not beneath it."""
-    if path.startswith("/"):
-        above = root.rstrip("/") + "/"
-        if not path.startswith(above):
-            raise UserError(where, f"{path} lies outside {public_url(root)}", "use paths relative to the root")
-        path = path.removeprefix(above)
-    if "://" in path or ".." in PurePosixPath(path).parts:
+    local = isinstance(images, LocalStore)
+    above = (str(images.root) if isinstance(images, LocalStore) else images.url).rstrip("/") + "/"
+    inside = path.removeprefix(above)
+    if local and inside != path:
+        inside = inside.lstrip("/")
+    if local and inside.startswith("/"):
+        raise UserError(where, f"{path} lies outside {public_url(images.url)}", "use paths relative to the root")
+    if "://" in inside or (local and ".." in PurePosixPath(inside).parts):
         raise UserError(where, f"{path} is no path beneath the root", "use paths relative to the root")
-    return str(PurePosixPath(path))
+    # On S3 a key is what it is, however unlike a path: only what `find` puts before a path is none of it.
+    return file_name(images, str(PurePosixPath(inside)) if local else inside.removeprefix("./"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar
 
 from pipeline.core.errors import UserError
@@ -13,6 +12,7 @@ from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import read_entries
+from pipeline.sources._found import Found
 
 
 class Spec(SourceSpec):
@@ -23,7 +23,7 @@ class Spec(SourceSpec):
     def open(self, location: str) -> FolderSource:
         """Open the folder; a UserError when a local one is not there."""
         store = open_store(location)
-        if isinstance(store, LocalStore) and not Path(store.url).is_dir():
+        if isinstance(store, LocalStore) and not store.is_folder():
             raise UserError(public_url(location), "is no folder", "check the path or --source-kind")
         return FolderSource(self, store)
 
@@ -33,16 +33,21 @@ class FolderSource:
 
     def __init__(self, spec: Spec, store: Store) -> None:
         self._spec, self._store = spec, store
-        self.skipped = 0
+        self._found = Found(store, spec)
+
+    @property
+    def skipped(self) -> int:
+        """Files that do not match, system files and what is no regular file."""
+        return self._found.skipped
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Folders that could not be listed."""
+        return self._found.unreadable
 
     def listing(self) -> Iterator[Entry]:
         """Yield matching files as the store lists them."""
-        self.skipped = 0
-        for entry in self._store.list():
-            if self._spec.wants(entry.path):
-                yield entry
-            else:
-                self.skipped += 1
+        return self._found.files(self._spec.wants)
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Read the files of a packed shard."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from pydantic import JsonValue
+
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import join_location, public_url
-from pipeline.core.storage import Store, open_store
+from pipeline.core.storage import Store, file_name, open_store
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -18,6 +20,7 @@ DATA = "sensors/records_data"
 class Spec(SourceSpec):
     """Images of the camera records; the key is the kapture image name, which all kapture files use."""
 
+    initial: ClassVar[dict[str, JsonValue]] = {}
     packs: ClassVar[bool] = True
 
     def open(self, location: str) -> NamedFiles:
@@ -29,8 +32,9 @@ class Spec(SourceSpec):
             raise UserError(shown, f"has no {RECORDS}", "give a kapture folder or another --source-kind") from None
         except UnicodeDecodeError:
             raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
-        names = list(_names(text, f"{shown}/{RECORDS}"))
-        return NamedFiles(self.files(location), names, self.match)
+        images = self.files(location)
+        names = [file_name(images, name) for name in _names(text, f"{shown}/{RECORDS}")]
+        return NamedFiles(images, names, self.selects)
 
     def files(self, location: str) -> Store:
         """Return the folder of the records' images."""
@@ -38,7 +42,7 @@ class Spec(SourceSpec):
 
 
 def _names(text: str, shown: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split(",", 2)]

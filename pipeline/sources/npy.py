@@ -55,7 +55,7 @@ class NpySource(ContainerSource[Spec]):
                     matrix = np.frombuffer(data, dtype).reshape(count, dim).astype("<f4")
                     for place, row in enumerate(matrix, start=start):
                         key = f"{entry.path}/{names[place] if names else f'{place:09d}'}"
-                        if not self._spec.match or self._spec.wants(key):
+                        if self._spec.selects(key):
                             yield Image(key=key, uri=f"{uri}#row={place}", data=row.tobytes())
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None

@@ -86,6 +86,6 @@ class ParquetSource(ContainerSource[Spec]):
         wanted = [*chosen, *metadata_columns(file.schema_arrow, metadata)]
         for batch in file.iter_batches(batch_size=rows, columns=wanted):
             for item in items_of(batch, chosen, number, entry.path, uri, metadata):
-                if not self._spec.match or self._spec.wants(item.key):
+                if self._spec.selects(item.key):
                     yield item
             number += batch.num_rows

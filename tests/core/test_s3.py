@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import AccessError, NotFoundError, PlaceError, ReadError, StoreError, UserError
-from pipeline.core.storage import Store, open_store
+from pipeline.core.storage import Store, open_store, split_location
 from tests.fake_s3 import FakeS3, fake_s3
 
 
@@ -99,3 +100,38 @@ def test_a_missing_object_is_missing_and_costs_one_request_once_the_bucket_has_a
     assert [method for method, _, _ in fake.headers] == ["HEAD"]
     with pytest.raises(NotFoundError):
         store.read("c.jpg")
+
+
+KEYS = [
+    "a//b.jpg",
+    "/c.jpg",
+    "../d.jpg",
+    "e/./f.jpg",
+    "./g.jpg",
+    "..",
+    "h::i.jpg",
+    "j k+%2F?#é.jpg",
+    "C:\\l.jpg",
+    "\\xe9.jpg",
+]
+
+
+def test_every_key_is_listed_and_read(fake: FakeS3, tmp_path: Path) -> None:
+    fake.objects = {f"odd/{key}": key.encode() for key in KEYS} | {"outside.jpg": b"no"}
+    store = open_store(fake.location("odd"))
+    assert sorted(entry.path for entry in store.list()) == sorted(KEYS)
+    for key in KEYS:
+        assert store.read(key) == key.encode()
+        assert store.stat(key).size == len(key.encode())
+        with store.open(key) as file:
+            assert file.read() == key.encode()
+        copy = store.local(key, tmp_path)
+        assert copy.resolve().parent == tmp_path.resolve()
+        assert copy.read_bytes() == key.encode()
+
+
+def test_a_single_object_with_an_empty_part_is_opened(fake: FakeS3) -> None:
+    fake.objects = {"a//b.txt": b"double", "a/b.txt": b"single"}
+    for name, data in fake.objects.items():
+        store, rest = split_location(fake.location(name))
+        assert store.read(rest) == data

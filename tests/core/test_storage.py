@@ -95,7 +95,9 @@ def test_names_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
         "s3://",
         "reference://x",
         "jupyter://h/x",
-        "a::b",
+        "zip://a.jpg::s3://bucket/b.zip",
+        "s3://bucket/a::file:///etc/hostname",
+        "a\0b",
         "sftp://u:p@h/x",
     ],
 )

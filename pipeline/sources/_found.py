@@ -1,0 +1,37 @@
+"""Finding files beneath a folder or a prefix: which are wanted, which are passed over, which folders cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pipeline.core.storage import Store, Walk, walk
+from pipeline.core.types import Entry
+from pipeline.sources import SourceSpec
+
+
+class Found:
+    """What listings of a store came upon; the latest one counts."""
+
+    def __init__(self, store: Store, spec: SourceSpec) -> None:
+        self._store, self._spec = store, spec
+        self._walk = Walk()
+        self._passed = 0
+
+    @property
+    def skipped(self) -> int:
+        """Files that were passed over, and pipes, sockets and devices."""
+        return self._passed + self._walk.special
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Folders ("path/") that could not be read and are wanted; "" where a file of the top folder could not be."""
+        return [folder for folder in self._walk.unreadable if self._spec.enters(folder)]
+
+    def files(self, wants: Callable[[str], bool]) -> Iterator[Entry]:
+        """Yield the wanted files in byte order."""
+        self._walk, self._passed = Walk(), 0
+        for entry in walk(self._store, self._walk):
+            if self._spec.enters(entry.path) and wants(entry.path):
+                yield entry
+            else:
+                self._passed += 1
