@@ -16,6 +16,7 @@ from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
 from pipeline.publish.plan import Packing
 from pipeline.stages.describe import ExtractOptions
+from pipeline.stages.unread import MAX_READ_ERRORS
 
 
 def index(
@@ -84,6 +85,20 @@ def index(
     max_reject_rate: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Publish nothing (exit 4) past this rate.")
     ] = None,
+    max_removal_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Publish nothing (exit 4) when more than 100 images and more than this share would be removed.",
+        ),
+    ] = 0.2,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Let a SOURCE without images empty the index. [default: exit 4]")
+    ] = False,
+    max_read_errors: Annotated[
+        int, typer.Option(min=1, help="End the run after so many reads in a row that failed.")
+    ] = MAX_READ_ERRORS,
     retrain: Annotated[
         RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
     ] = RetrainKind.auto,
@@ -135,6 +150,9 @@ def index(
         memory_bytes=int(index_memory * 1e9) if index_memory is not None else None,
         train_bytes=int(train_memory * (1 << 30)),
         max_reject_rate=max_reject_rate,
+        max_removal_rate=max_removal_rate,
+        max_read_errors=max_read_errors,
+        allow_empty=allow_empty,
         retrain=retrain.value,
         replace_source=replace_source,
         dry_run=dry_run,

@@ -12,17 +12,20 @@ from typing import Any, Literal
 
 from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
+from jobs.gates import Gates, replaced, selection
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
+from jobs.reasons import Reason
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
+from pipeline.core.places import beneath, outside
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
-from pipeline.publish.lists import Lists
+from pipeline.publish.lists import Lists, load_lists
 from pipeline.publish.plan import Packing, Plan, make_plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
@@ -31,6 +34,7 @@ from pipeline.sources._detect import detect
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.kinds import source_spec
 from pipeline.stages.train_index import TRAIN_BYTES
+from pipeline.stages.unread import MAX_READ_ERRORS
 
 Retrain = Literal["auto", "never", "always"]
 
@@ -54,6 +58,9 @@ class IndexOptions:
     memory_bytes: int | None = None
     train_bytes: int = TRAIN_BYTES
     max_reject_rate: float | None = None
+    max_removal_rate: float = 0.2
+    max_read_errors: int = MAX_READ_ERRORS
+    allow_empty: bool = False
     retrain: Retrain = "auto"
     replace_source: bool = False
     dry_run: bool = False
@@ -63,8 +70,10 @@ class IndexOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexReport:
-    """What became of a run; `published` is False when nothing was new, on a dry run, and past the reject gate.
+    """What became of a run; `published` is False when nothing was new, on a dry run, and past a gate.
 
+    past_gate: why a gate held publication back. reject_reasons: of the images that this run extracted. unread: why
+    entries could not be read; unreadable: files and folders that could not be listed. The next run tries these again.
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
     """
 
@@ -77,6 +86,9 @@ class IndexReport:
     skipped: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
+    reject_reasons: tuple[Reason, ...] = ()
+    unread: tuple[Reason, ...] = ()
+    unreadable: tuple[str, ...] = ()
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
     retrained: tuple[str, ...] = ()
     stats: dict[str, float] = field(default_factory=dict)
@@ -84,8 +96,8 @@ class IndexReport:
 
     @property
     def exit_code(self) -> int:
-        """0, or 4 when shards were set aside or the reject gate was passed."""
-        return 4 if self.set_aside or self.past_gate else 0
+        """0, or 4 when something could not be read, shards were set aside, or a gate held publication back."""
+        return 4 if self.set_aside or self.past_gate or self.unread or self.unreadable else 0
 
 
 def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
@@ -102,7 +114,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
     with hold(store, lease, options.lease) as held:
         head = catalog.head()
         planned = _plan(options, catalog, head, reporter)
-        if _nothing_to_do(options, planned, head):
+        if planned.past_gate or _nothing_to_do(options, planned, head):
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
         if head is None and not planned.plan.count("add"):
             raise UserError(
@@ -110,7 +122,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             )
         _store_blobs(catalog, planned.built)
         run = IndexRun(
-            options=_run_options(options),
+            options=_run_options(options, planned.gates),
             catalog=catalog,
             head=head,
             base=planned.base,
@@ -136,21 +148,68 @@ class _Planned:
     recipe: Recipe
     base: Lists
     plan: Plan
+    gates: Gates
+    past_gate: str
     skipped: int
+    unreadable: tuple[str, ...]
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
     kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source))
+    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root))
     recipe = adopt(built.recipe, head.recipe if head else None)
     base = lists_for(catalog, head, recipe)
     with reporter.phase("plan"):
-        source = source_spec(recipe).open(options.source)
-        packing = options.packing if source_spec(recipe).packs else None
-        plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
+        spec = source_spec(recipe)
+        base_place = spec.files(options.source).url if spec.packs else options.source
+        _refuse_overlap(options, base_place)
+        source = spec.open(options.source)
+        packing = options.packing if spec.packs else None
+        unreadable: list[str] = getattr(source, "unreadable", [])
+        plan = make_plan(
+            outside(source.listing(), base_place, options.root),
+            base.listing,
+            source=public_url(options.source),
+            packing=packing,
+            unreadable=unreadable,
+        )
+        gates = _gates(options, recipe, head)
+        past_gate = gates.removals(plan, load_lists(catalog, head)) if head is not None else ""
     reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
-    return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=source.skipped)
+    for name in unreadable:
+        reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
+    return _Planned(
+        built=built,
+        recipe=recipe,
+        base=base,
+        plan=plan,
+        gates=gates,
+        past_gate=past_gate,
+        skipped=source.skipped,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _refuse_overlap(options: IndexOptions, images: str) -> None:
+    """Refuse a ROOT that is its own source; one beneath the source is only left out of its listing."""
+    if beneath(images, options.root) is not None:
+        raise UserError(
+            public_url(options.root),
+            f"cannot hold the index of {public_url(options.source)}, which lies there itself",
+            "give a ROOT of its own, beside SOURCE or beneath it",
+        )
+
+
+def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gates:
+    return Gates(
+        source=options.source,
+        max_reject_rate=options.max_reject_rate,
+        max_removal_rate=options.max_removal_rate,
+        allow_empty=options.allow_empty,
+        meant=head is not None and replaced(options.source, options.recipe.source_kind, head),
+        selects=selection(recipe, head.recipe) if head is not None else None,
+    )
 
 
 def _estimate(options: IndexOptions, planned: _Planned, catalog: Catalog, already: int) -> dict[str, Any]:
@@ -183,7 +242,7 @@ def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | No
     return options.retrain == "never" or (options.retrain == "auto" and not drifted)
 
 
-def _run_options(options: IndexOptions) -> RunOptions:
+def _run_options(options: IndexOptions, gates: Gates) -> RunOptions:
     return RunOptions(
         source=options.source,
         root=options.root,
@@ -191,7 +250,8 @@ def _run_options(options: IndexOptions) -> RunOptions:
         rows_per_index_shard=options.rows_per_index_shard,
         memory_bytes=options.memory_bytes,
         train_bytes=options.train_bytes,
-        max_reject_rate=options.max_reject_rate,
+        gates=gates,
+        max_read_errors=options.max_read_errors,
         retrain=options.retrain,
     )
 
@@ -219,8 +279,11 @@ def _report(
         images=images,
         seconds=dict(reporter.seconds),
         skipped=planned.skipped,
-        set_aside=run.set_aside if run is not None else {},
-        past_gate=run.past_gate if run is not None else "",
+        set_aside=run.extracted.set_aside if run is not None else {},
+        past_gate=planned.past_gate or (run.past_gate if run is not None else ""),
+        reject_reasons=run.rejected if run is not None else (),
+        unread=run.extracted.unread.listed() if run is not None else (),
+        unreadable=planned.unreadable,
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},

@@ -7,6 +7,7 @@ from typing import Any
 from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
 from jobs.output import notices
+from jobs.reasons import SHOWN, as_json
 from jobs.units import human_bytes
 from pipeline.stages.kinds import extract_spec, source_spec
 
@@ -34,6 +35,9 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "skipped": report.skipped,
         "set_aside": report.set_aside,
         "past_gate": report.past_gate,
+        "reject_reasons": as_json(report.reject_reasons),
+        "unread": as_json(report.unread),
+        "unreadable": list(report.unreadable),
         "drifted": {kind: list(reasons) for kind, reasons in report.drifted.items()},
         "retrained": list(report.retrained),
     }
@@ -52,11 +56,13 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
             f"descriptor: {label}; indexes: {', '.join(spec.kind for spec in report.recipe.indexes)}",
             *(estimate_lines(report.estimate) if report.estimate else ()),
             *notices(label),
+            *([report.past_gate] if report.past_gate else ()),
+            *_unlisted(report),
         ]
     if report.past_gate:
-        return [report.past_gate]
+        return [report.past_gate, *_troubles(report)]
     if not report.published:
-        return [f"snapshot {report.snapshot} is up to date: {report.plan.reason}"]
+        return [f"snapshot {report.snapshot} is up to date: {report.plan.reason}", *_troubles(report)]
     return [
         f"published snapshot {report.snapshot}: {images['indexed']} images "
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
@@ -65,8 +71,22 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         *_unknown(report),
         *(f"retrained: {kind}" for kind in report.retrained),
         *(f"{kind} has drifted: {'; '.join(why)}" for kind, why in report.drifted.items()),
-        *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
+        *(f"rejected: {reason}" for reason in report.reject_reasons[:SHOWN]),
+        *_troubles(report),
     ]
+
+
+def _troubles(report: IndexReport) -> list[str]:
+    """Return what the next run tries again."""
+    return [
+        *(f"not read, tried again next time: {reason}" for reason in report.unread[:SHOWN]),
+        *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
+        *_unlisted(report),
+    ]
+
+
+def _unlisted(report: IndexReport) -> list[str]:
+    return [f"not listed, left as it was: {name}" for name in report.unreadable]
 
 
 def _unknown(report: IndexReport) -> list[str]:

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from jobs.build_indexes import BuildOptions, build_indexes
+from jobs.extraction import Extracted, extract, nothing_because
+from jobs.gates import Gates
 from jobs.outcomes import find_rows, value_of
 from jobs.progress import Reporter
+from jobs.reasons import Reason, reject_reasons
 from pipeline.core.errors import SightlineError
 from pipeline.core.names import absolute_location, public_url, same_place
 from pipeline.core.stats import added, told
@@ -22,6 +25,7 @@ from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Held
 from pipeline.publish.lists import EMPTY, Lists, load_lists
+from pipeline.publish.parts import with_parts
 from pipeline.publish.plan import Plan
 from pipeline.publish.rebase import ContradictionError, rebase
 from pipeline.publish.recipe import Recipe
@@ -33,10 +37,7 @@ from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
 from pipeline.stages.fit import CodebookTask, MomentsTask, What, complete, fit_whitening, fitted, sample_shards
 from pipeline.stages.kinds import extract_spec
-from pipeline.stages.merge import Change, Merged, merge
-
-Extracted = tuple[pa.Table, dict[str, str]]
-"""Completion records as a descriptor table, and what was set aside: shard id -> why."""
+from pipeline.stages.merge import Change, Merged, merge, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class RunOptions:
     rows_per_index_shard: int
     memory_bytes: int | None
     train_bytes: int
-    max_reject_rate: float | None
+    gates: Gates
+    max_read_errors: int
     retrain: str
 
 
@@ -65,7 +67,8 @@ class IndexRun:
     lease: Held
     reporter: Reporter
     runner: Runner
-    set_aside: dict[str, str] = field(default_factory=dict)
+    extracted: Extracted = field(default_factory=Extracted)
+    rejected: tuple[Reason, ...] = ()
     past_gate: str = ""
     retrained: tuple[str, ...] = ()
     stats: dict[str, float] = field(default_factory=dict)
@@ -79,14 +82,16 @@ class IndexRun:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
         recipe = self._fitted(recipe, "encode", self._fit_codebook)
         recipe = self._fitted(recipe, "whiten", self._fit_whitening)
-        files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
-        self.past_gate = self._gate(files)
+        self.extracted = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
+        self.plan = with_parts(self.plan, self.extracted.parts)
+        self.rejected = reject_reasons(self.catalog, self.extracted.files)
+        self.past_gate = self.options.gates.rejects(self.extracted.files, self.rejected)
         if self.past_gate:
             return None
         return transact(
             self.catalog,
             self.head,
-            lambda head: self._derive(head, recipe, files),
+            lambda head: self._derive(head, recipe, self.extracted.files),
             writer=self.writer,
             before=self.lease.check,
         )
@@ -110,10 +115,11 @@ class IndexRun:
 
     def _sampled(self, recipe: Recipe, sample: list[Shard], what: str) -> list[DescriptorFile]:
         """Extract the sample of a fit; return its files by shard id."""
-        found, set_aside = self._extract(recipe, sample, "sample", len(sample))
-        if not manifests.total(found, "rows"):
-            raise SightlineError(f"{what} has no sample: {next(iter(set_aside.values()), 'the source is empty')}")
-        return sorted(manifests.descriptor_files(found), key=lambda file: file.shard_id)
+        found = self._extract(recipe, sample, "sample", len(sample))
+        if not manifests.total(found.files, "rows"):
+            why = nothing_because(found, reject_reasons(self.catalog, found.files)) or "the source is empty"
+            raise SightlineError(f"{public_url(self.options.source)}: {what} has no sample: {why}")
+        return sorted(manifests.descriptor_files(found.files), key=lambda file: file.shard_id)
 
     def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         files = self._sampled(recipe.raw, sample, "whitening")
@@ -125,32 +131,18 @@ class IndexRun:
             return fit_whitening(self.catalog, recipe, sample, [moments[file.id] for file in files])
 
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
-        """Extract shards, or take up their completion records."""
+        """Extract shards, or use their completion records."""
         options = self.options
-        task = ExtractTask(root=options.root, location=options.source, recipe=recipe, options=options.extract)
-        done = manifests.DescriptorRows()
-        set_aside: dict[str, str] = {}
-        with self.reporter.phase(name, total) as phase:
-            for outcome in self.runner.map(task, shards):
-                self.stats = added(self.stats, {"busy_seconds": outcome.seconds, **outcome.stats})
-                if outcome.value is None:
-                    set_aside[outcome.item.id] = f"{outcome.item.uri}: {outcome.error}"
-                    self.reporter.say(f"set aside: {outcome.item.uri}: {outcome.error}")
-                else:
-                    done.append(outcome.value)
-                phase.advance(outcome.value.seen if outcome.value else 0)
-        # Workers end in any order; what is derived from the files is not to depend on it.
-        return done.table().sort_by("shard_id"), set_aside
-
-    def _gate(self, files: pa.Table) -> str:
-        rejected, limit = manifests.total(files, "rejected"), self.options.max_reject_rate
-        seen = sum(manifests.total(files, name) for name in ("indexed", "rejected", "duplicates"))
-        if limit is None or not seen or rejected <= limit * seen:
-            return ""
-        return (
-            f"{rejected} of {seen} new images were rejected, more than --max-reject-rate {limit:g} allows: nothing is "
-            "published; look at the rejects, or run again with a higher rate (finished shards are not redone)"
+        task = ExtractTask(
+            root=options.root,
+            location=options.source,
+            recipe=recipe,
+            options=options.extract,
+            max_read_errors=options.max_read_errors,
         )
+        found = extract(task, shards, runner=self.runner, reporter=self.reporter, name=name, total=total)
+        self.stats = added(self.stats, found.stats)
+        return found
 
     def _derive(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> Proposal | None:
         """Return what this run means over a head: that of the plan, or a newer one."""
@@ -161,12 +153,15 @@ class IndexRun:
             return None
         merged = merge(base, change, recipe, lambda items: find_rows(self.options.root, self.runner, items))
         if merged.images == 0 and head is None:
-            why = next(iter(self.set_aside.values()), "") or f"all {merged.seen} images were rejected"
+            why = nothing_because(self.extracted, self.rejected)
             raise SightlineError(
                 f"{public_url(self.options.source)}: nothing could be indexed ({why}); nothing is published"
             )
+        self.past_gate = self.options.gates.losses(head.summary.images if head is not None else 0, merged.images)
+        if self.past_gate:
+            return None
         lists, fitness = self._build(recipe, merged, head.fitness if head is not None else ())
-        if idle and lists.indexes.equals(base.indexes):
+        if lists.indexes.equals(base.indexes) and (idle or (same and unchanged(lists, base))):
             return None
         return Proposal(
             lists=lists,
@@ -178,7 +173,7 @@ class IndexRun:
 
     def _over(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> tuple[Lists, Change]:
         """Return the lists to build on and the change to make, carried over when the head is not that of the plan."""
-        failed = pa.array(list(self.set_aside), pa.string())
+        failed = self.extracted.failed
         if head is self.head:
             return self.base, Change(plan=self.plan, files=files, failed=failed)
         assert head is not None, "a head never goes away"
@@ -228,6 +223,7 @@ class IndexRun:
         return judged(found, before)
 
     def _summary(self, recipe: Recipe, merged: Merged) -> Summary:
+        unread = self.extracted.unread.total
         return Summary(
             images=merged.images,
             seen=merged.seen,
@@ -235,10 +231,10 @@ class IndexRun:
             rejected=merged.seen - merged.images - merged.duplicates,
             added=merged.added,
             removed=merged.removed,
-            set_aside=tuple(sorted(self.set_aside)),
+            set_aside=tuple(sorted(self.extracted.set_aside)),
             seconds=dict(self.reporter.seconds),
             origin=extract_spec(recipe).label,
-            stats=told(self.stats),
+            stats=told(self.stats) | ({"unread": float(unread)} if unread else {}),
         )
 
 

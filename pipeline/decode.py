@@ -103,7 +103,8 @@ def decode(data: bytes, resize: Resize, limits: Limits = Limits(), *, reduced: b
             if _is_turned(image):
                 width, height = height, width
             return Decoded(pixels=np.ascontiguousarray(rgb), width=width, height=height)
-    except BadImageError:
+    except (BadImageError, MemoryError):
+        # Too little memory is no property of the image: another machine, or a later run, may have more.
         raise
     except Exception as error:  # noqa: BLE001 - Pillow refuses broken files with almost any exception
         raise BadImageError(_reason(error)) from None

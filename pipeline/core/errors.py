@@ -104,3 +104,14 @@ class UnavailableError(SightlineError):
 
 class BadImageError(SightlineError):
     """One image cannot be decoded or used; the reason becomes its reject row."""
+
+
+def of_reading(error: BaseException) -> bool:
+    """Tell whether an error says nothing of what was read, so that a later try may succeed.
+
+    That is trouble of the place (ReadError, TransientError, an OSError with a number) and too little memory.
+    """
+    if isinstance(error, OSError):
+        # Libraries raise OSErrors without a number for bytes that they do not understand.
+        return error.errno is not None
+    return isinstance(error, ReadError | TransientError | MemoryError)

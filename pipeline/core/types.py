@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.metadata import Value
 
@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 DType = Literal["float16", "float32", "binary"]
 """How vectors are stored; binary: one bit per dimension, its sign."""
+MISSING = "missing"
+"""Etag of a file that a list names and that is not there: it stays an entry, and becomes a reject with that reason."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,13 +66,17 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size."""
+    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size.
+
+    unread: it could not be read now, for a reason of the place or of this machine. That is no property of the image: it
+    is never recorded, and a later run tries it again.
+    """
 
     key: str
     uri: str
     reason: str
     bytes: int
-    status: Literal["rejected", "duplicate"] = "rejected"
+    status: Literal["rejected", "duplicate", "unread"] = "rejected"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,8 @@ class DescriptorFile(Record):
     """Completion record of a shard: one descriptor Parquet file, and one of rejects when there are any.
 
     rows counts descriptors (== indexed images for a global descriptor). seen == indexed + rejected + duplicates.
+    unread: (path, reason) of the entries that could not be read when the file was made. It is of the other entries
+    alone, under a shard id of their own (see stages/unread.py); this is told to the driver, and never stored.
     """
 
     shard_id: str
@@ -162,6 +170,7 @@ class DescriptorFile(Record):
     duplicates: int
     dim: int
     dtype: DType
+    unread: tuple[tuple[str, str], ...] = Field(default=(), exclude=True)
 
     @property
     def id(self) -> str:
@@ -195,12 +204,16 @@ Fault = Literal["", "item", "unknown", "worker"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T, R]):
-    """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py."""
+    """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py.
+
+    unread: the error says nothing of the item, which could not be read; a later try may succeed.
+    """
 
     item: T
     value: R | None
     error: str | None = None
     fault: Fault = ""
+    unread: bool = False
     seconds: float = 0.0
     attempts: int = 1
     stats: dict[str, float] = field(default_factory=dict)

@@ -8,9 +8,9 @@ what is packed already stays put.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,17 @@ class Packing:
 
     files: int = 512
     bytes: int = 512 << 20
+
+
+class Again(Protocol):
+    """Chooses entries that are extracted again. reason: enters the ids of their new shards; it says which try it is."""
+
+    @property
+    def reason(self) -> str: ...  # noqa: D102 - see above
+
+    def chosen(self, known: pa.Table) -> pa.Array:
+        """Return for rows of a listing, some of them null, which are chosen, as booleans without nulls."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +126,26 @@ class Plan:
         )
 
 
-def make_plan(listing: Iterable[Entry], known: Listing, *, source: str, packing: Packing | None) -> Plan:
-    """Compare a sorted listing with what is known; packing None means that every entry is a shard."""
+def make_plan(
+    listing: Iterable[Entry],
+    known: Listing,
+    *,
+    source: str,
+    packing: Packing | None,
+    unreadable: Sequence[str] = (),
+    again: Again | None = None,
+) -> Plan:
+    """Compare a sorted listing with what is known; packing None means that every entry is a shard.
+
+    unreadable: files and folders that could not be listed: what is known of them, or beneath them, is kept as it was.
+    It may still grow while the listing is read, as long as a name is there before any entry behind it is.
+    again: what is to be extracted again though it is as it was.
+    """
     spool, pack = Spool(SCHEMA), _Packer(source, packing)
     counts = dict.fromkeys(("keep", "drop", "add"), 0)
     to_read = 0
     for new, old in aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING)):
-        rows = _compare(new, old)
+        rows = _compare(new, old, unreadable, again)
         added = rows.filter(pc.equal(rows["status"], "add"))
         pack.add(added)
         to_read += int(pc.sum(added["size"]).as_py() or 0)
@@ -148,21 +172,41 @@ def join_url(base: str, path: str) -> str:
     return base if base.rsplit("/", 1)[-1] == path else f"{base.rstrip('/')}/{path}"
 
 
-def _compare(new: pa.Table, old: pa.Table) -> pa.Table:
-    """Return the plan's rows for two aligned pieces."""
+def _compare(new: pa.Table, old: pa.Table, unreadable: Sequence[str], again: Again | None) -> pa.Table:
+    """Return the plan's rows for two aligned pieces. New rows to extract again have the reason as their shard."""
     at = pc.index_in(new["path"], value_set=old["path"].combine_chunks()).combine_chunks()
     before = old.take(at)
     alike = pc.and_(pc.equal(new["size"], before["size"]), pc.equal(new["etag"], before["etag"]))
     same = pc.fill_null(alike, fill_value=False)
     shard = pc.if_else(same, before["shard"], "")
+    if again is not None:
+        once_more = pc.and_(same, again.chosen(before))
+        same = pc.and_(same, pc.invert(once_more))
+        shard = pc.if_else(once_more, again.reason, shard)
     fresh = new.append_column("shard", shard).append_column("status", pc.if_else(same, "keep", "add"))
     gone = np.ones(old.num_rows, bool)
     gone[at.filter(same.combine_chunks()).to_numpy(zero_copy_only=False)] = False
     if not gone.any():
         return fresh.cast(SCHEMA)
     dropped = old.filter(pa.array(gone))
-    dropped = dropped.append_column("status", pa.array(["drop"] * dropped.num_rows))
+    # A changed entry has been listed, so that what is known of it is no better than what is new.
+    lost = pc.and_(_beneath(dropped["path"], unreadable), pc.invert(pc.is_in(dropped["path"], _whole(new["path"]))))
+    dropped = dropped.append_column("status", pc.if_else(lost, "keep", "drop"))
     return in_order(pa.concat_tables([fresh.cast(SCHEMA), dropped.cast(SCHEMA)]))
+
+
+def _beneath(paths: pa.ChunkedArray, unreadable: Sequence[str]) -> pa.ChunkedArray | pa.Array:
+    """Return which paths are one of the names, or lie in a folder of such a name; "" is the folder of all."""
+    found = pa.array(np.zeros(len(paths), bool))
+    for name in unreadable:
+        folder = name.rstrip("/")
+        within = pc.starts_with(paths, f"{folder}/" if folder else "")
+        found = pc.or_(found, pc.or_(pc.equal(paths, folder), within))
+    return found
+
+
+def _whole(values: pa.ChunkedArray) -> pa.Array:
+    return values.combine_chunks()
 
 
 def in_order(rows: pa.Table) -> pa.Table:
@@ -210,11 +254,13 @@ class _Packer:
 
     def add(self, rows: pa.Table) -> None:
         most, heaviest = (1, 0) if self.packing is None else (self.packing.files, self.packing.bytes)
-        columns = (rows[name].to_pylist() for name in ("path", "size", "etag"))
-        for path, size, etag in zip(*columns, strict=True):
+        columns = (rows[name].to_pylist() for name in ("path", "size", "etag", "shard"))
+        for path, size, etag, reason in zip(*columns, strict=True):
             if self._files and (self._files >= most or self._bytes + size > heaviest):
                 self._close()
-            self._hash.update(f"{join_url(self.source, path)}\0{size}\0{etag}\n".encode())
+            # What is extracted again goes into a shard that has no record yet.
+            mark = f"\0{reason}" if reason else ""
+            self._hash.update(f"{join_url(self.source, path)}\0{size}\0{etag}{mark}\n".encode())
             self._files += 1
             self._bytes += size
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.errors import AccessError, SightlineError, UserError
+from pipeline.core.errors import AccessError, SightlineError, UserError, of_reading
 from pipeline.core.types import Fault, Outcome
 from pipeline.run.faults import fault_of
 
@@ -92,20 +92,21 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     Only an AccessError is raised: without valid credentials every other item would fail as well.
     """
     started = time.perf_counter()
-    value, line = None, None
+    value, line, unread = None, None, False
     fault: Fault = ""
     try:
         value = function(item)
     except AccessError:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
-        line, fault = describe(error), fault_of(error)
+        line, fault, unread = describe(error), fault_of(error), of_reading(error)
     take = getattr(function, "take_stats", None)
     return Outcome(
         item=item,
         value=value,
         error=line,
         fault=fault,
+        unread=unread,
         seconds=time.perf_counter() - started,
         attempts=attempts,
         stats=take() if take is not None else {},

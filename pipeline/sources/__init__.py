@@ -76,9 +76,11 @@ class Source(Protocol):
         ...
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """Yield every image of a shard in a fixed order; what cannot be read is a Reject.
+        """Yield every image of a shard in a fixed order; what cannot be used is a Reject.
 
-        Raises ShardError when the shard as a whole cannot be read to its end (truncated, corrupt container).
+        A file that cannot be read now is one of status "unread" where entries are single images; else ReadError or
+        TransientError is raised. ShardError when the shard as a whole cannot be read to its end (truncated, corrupt
+        container).
         """
         ...
 

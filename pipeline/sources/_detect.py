@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
+from pipeline.core.places import outside
 from pipeline.core.storage import Walk, open_store, split_location, walk
 from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
 
@@ -19,8 +20,11 @@ RECORDS = "sensors/records_camera.txt"
 LOOK = 10_000
 
 
-def detect(location: str) -> str:
-    """Return the kind's name; UserError when there is nothing, or when it could be more than one."""
+def detect(location: str, apart: str = "") -> str:
+    """Return the kind's name; UserError when there is nothing, or when it could be more than one.
+
+    apart: a ROOT, whose own files do not count.
+    """
     shown = public_url(location)
     parsed = parse_location(location)
     scheme, path = parsed.scheme, parsed.path
@@ -39,7 +43,7 @@ def detect(location: str) -> str:
     if store.exists(RECORDS):
         return "kapture"
     counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
-    for entry in islice(walk(store, Walk()), LOOK):
+    for entry in islice(outside(walk(store, Walk()), location, apart), LOOK):
         if is_system_file(entry.path) or in_hidden_folder(entry.path):
             continue
         name = entry.path.lower()
@@ -52,6 +56,6 @@ def detect(location: str) -> str:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")
     what = "is empty" if isinstance(store, LocalStore) else "holds nothing, or does not exist"
-    something = any(True for _ in islice(walk(store, Walk()), 1))
+    something = any(True for _ in islice(outside(walk(store, Walk()), location, apart), 1))
     none = f"holds no images, {SUFFIXES} files" if something else what
     raise UserError(shown, none, "check the path, or use --match and --source-kind")

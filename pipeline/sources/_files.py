@@ -5,50 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError
+from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
 from pipeline.core.names import escaped, public_url
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.storage import Store
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.types import MISSING, Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES
 
 READ_AHEAD = 8
 """Files read side by side: object stores answer slowly and many at a time."""
 IN_FLIGHT = 64 << 20
+READS = 2
+"""Times that a file is read before it counts as unread."""
 
 
 def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
-    """Yield the files of a packed shard in its order; the key is the path. TransientErrors are raised, for a retry."""
+    """Yield the files of a packed shard in its order; the key is the path.
+
+    What cannot be read now is a Reject of status "unread", and so is what is not as it was listed: the next listing
+    says more. AccessErrors are raised.
+    """
     base = public_url(store.url).rstrip("/")
 
     def read(entry: Entry) -> Image | Reject:
         uri = f"{base}/{entry.path}"
+        if entry.etag == MISSING:
+            return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
         if entry.size > MAX_IMAGE_BYTES:
             return Reject(key=entry.path, uri=uri, reason=too_large(entry.size), bytes=entry.size)
-        try:
-            data = store.read(entry.path)
-            if len(data) != entry.size:
+        reason = ""
+        for _ in range(READS):
+            try:
                 data = store.read(entry.path)
-        except (TransientError, AccessError):
-            raise
-        except NotFoundError:
-            return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
-        except StoreError as error:
-            reason = str(error).removeprefix(f"{entry.path}: ")
-            return Reject(key=entry.path, uri=uri, reason=f"cannot be read: {reason}", bytes=entry.size)
-        if len(data) != entry.size:
+            except AccessError:
+                raise
+            except (StoreError, OSError, MemoryError) as error:
+                reason = why_not(error, entry.path)
+                if not of_reading(error) and not isinstance(error, NotFoundError):
+                    return Reject(key=entry.path, uri=uri, reason=f"cannot be read: {reason}", bytes=entry.size)
+                if isinstance(error, TransientError):
+                    # The store has tried it again itself.
+                    break
+                continue
+            if len(data) == entry.size:
+                return Image(key=entry.path, uri=uri, data=data)
             reason = f"has {len(data)} bytes where {entry.size} were listed"
-            return Reject(key=entry.path, uri=uri, reason=reason, bytes=len(data))
-        return Image(key=entry.path, uri=uri, data=data)
+        return Reject(key=entry.path, uri=uri, reason=reason, bytes=entry.size, status="unread")
 
     with ThreadPoolExecutor(READ_AHEAD, "read") as pool:
         yield from ordered_map(
             read, shard.entries, pool=pool, ahead=4 * READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size
         )
-
-
-MISSING = "missing"
-"""Etag of a named file that is not there: it stays an entry, and becomes a reject with that reason."""
 
 
 class NamedFiles:
@@ -66,21 +73,39 @@ class NamedFiles:
         self.unreadable: list[str] = []
 
     def listing(self) -> Iterator[Entry]:
-        """Yield the files in byte order, with sizes and etags asked for some at a time."""
-        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
-            yield from pool.map(self._entry, self._names)
+        """Yield the files in byte order, with sizes and etags asked for some at a time.
 
-    def _entry(self, name: str) -> Entry:
+        Of what `unreadable` then names it is not known whether it is there: it is no entry, and not missing either.
+        """
+        self.unreadable.clear()
+        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
+            for entry in pool.map(self._entry, self._names):
+                if entry is not None:
+                    yield entry
+
+    def _entry(self, name: str) -> Entry | None:
         try:
             return self._store.stat(name)
-        except (TransientError, AccessError):
+        except AccessError:
             raise
-        except StoreError:
+        except (StoreError, OSError) as error:
+            if of_reading(error):
+                self.unreadable.append(name)
+                return None
             return Entry(path=name, size=0, etag=MISSING)
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Read the files of a packed shard."""
         return read_entries(self._store, shard)
+
+
+def why_not(error: BaseException, path: str) -> str:
+    """Return why a file could not be read, in a few words that name no file."""
+    if isinstance(error, NotFoundError):
+        return "not there any more, though it was listed"
+    if isinstance(error, MemoryError):
+        return "not enough memory to read it"
+    return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
 
 
 def too_large(size: int) -> str:

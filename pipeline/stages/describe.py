@@ -89,6 +89,7 @@ class Describer:
         self._decoders = ThreadPoolExecutor(self._decoding, "decode")
         self._ahead = 4 * passes
         self._reading = threading.Lock()
+        self._alone = threading.Lock()
         self._queue = Level()
         self._stopped = threading.Event()
 
@@ -169,14 +170,25 @@ class Describer:
         self._stats.add("bytes", len(item.data))
         try:
             with self._stats.timed("decode_seconds"):
-                pixels = self._extractor.prepare(item.data)
+                pixels = self._pixels(item.data)
         except BadImageError as error:
             return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
+        except MemoryError:
+            reason = "not enough memory to decode it"
+            return Reject(key=item.key, uri=item.uri, reason=reason, bytes=len(item.data), status="unread")
         digest = hashlib.sha256(item.data).hexdigest()
         size = {"width": pixels.width, "height": pixels.height}
         row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata)
         self._queue.put()
         return row, len(item.data), pixels
+
+    def _pixels(self, data: bytes) -> Decoded:
+        try:
+            return self._extractor.prepare(data)
+        except MemoryError:
+            # Others decode at the same time; those that need more than was left try again one after the other.
+            with self._alone:
+                return self._extractor.prepare(data)
 
     def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
         """Group images of equal shape; what waits for company is bounded like what is in flight."""

@@ -20,6 +20,7 @@ from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
+from pipeline.stages import unread
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.table import DescriptorReader, write_descriptors
@@ -28,12 +29,16 @@ from pipeline.whiten import Whitening
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractTask:
-    """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile."""
+    """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile.
+
+    max_read_errors: so many reads that fail in a row end the reading of a shard.
+    """
 
     root: str
     location: str
     recipe: Recipe
     options: ExtractOptions = field(default_factory=ExtractOptions)
+    max_read_errors: int = unread.MAX_READ_ERRORS
 
     uses_gpu = True
 
@@ -57,6 +62,7 @@ class ExtractWorker:
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
+        self._packs, self._max_read_errors = source_spec(task.recipe).packs, task.max_read_errors
         self._metadata = source_spec(task.recipe).kinds
         device = choose_device(task.options.device)
         self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
@@ -74,16 +80,21 @@ class ExtractWorker:
             self._whitening = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact))
 
     def __call__(self, shard: Shard) -> DescriptorFile:
-        """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole."""
+        """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole.
+
+        Entries of a packed shard that could not be read are left out and named in `unread`; the record is then that of
+        the other entries, see unread.py. ReadError when there are none, and for containers.
+        """
         recipe_id = self._recipe_id
         done = self._catalog.record(self._catalog.record_name(recipe_id, shard.id), DescriptorFile)
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            described = self._taken_up(shard) or self._describe(self._source.images(shard))
+            described = self._taken_up(shard) or self._read(shard)
+            described, missing = unread.separated(described, shard, packed=self._packs)
             described = replace(described, batch=self._whiten(described.batch))
             with self._ending, self._stats.timed("write_seconds"):
-                record = self._write(shard, described)
+                record = self._write(unread.part(shard, missing), described)
         for reject in described.rejects:
             if reject.status == "rejected":
                 self._stats.add(f"rejected:{category(reject.reason)}")
@@ -91,7 +102,7 @@ class ExtractWorker:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
         self._stats.add("images", len(described.images))
         self._stats.add("rejected", record.rejected)
-        return record
+        return record.model_copy(update={"unread": missing}) if missing else record
 
     def take_stats(self) -> dict[str, float]:
         """Return what was done since the last time: counts, bytes, and seconds over all threads."""
@@ -103,6 +114,12 @@ class ExtractWorker:
     def stop(self) -> None:
         """Give up the shards at work: their calls end with an error."""
         self._describe.stop()
+
+    def _read(self, shard: Shard) -> Described:
+        """Describe the images of a shard; a container that could not be read is read again from its beginning."""
+        if self._packs:
+            return self._describe(unread.patient(self._source.images(shard), shard, self._max_read_errors))
+        return unread.persistent(lambda: self._describe(self._source.images(shard)))
 
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.artifacts import file_digest
 from pipeline.publish import manifests
 from pipeline.publish.listing import SCHEMA as LISTING
 from pipeline.publish.listing import NewListing
@@ -111,6 +112,16 @@ def live_images(descriptors: pa.Table, tombstones: pa.Table) -> int:
     """Return how many images are part of the collection."""
     mine = tombstones.filter(manifests.among(tombstones["file"], descriptors["id"]))
     return manifests.total(descriptors, "indexed") - int(pc.sum(pc.list_value_length(mine["rows"])).as_py() or 0)
+
+
+def unchanged(lists: Lists, base: Lists) -> bool:
+    """Tell whether lists say what a stored snapshot's say; index shards are not compared."""
+    if not (lists.descriptors.equals(base.descriptors) and lists.tombstones.equals(base.tombstones)):
+        return False
+    # Equal rows give equal bytes.
+    stored = base.listing.artifact
+    new = lists.listing
+    return stored is not None and isinstance(new, NewListing) and file_digest(new.path) == stored.sha256
 
 
 def pruned(lists: Lists) -> Lists:
