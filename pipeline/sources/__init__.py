@@ -22,6 +22,37 @@ MAX_IMAGE_BYTES = 256 << 20
 """Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
 
 
+_SYSTEM_FILES = frozenset((".ds_store", "thumbs.db", "desktop.ini"))
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx",
+        "@eadir",
+        ".trashes",
+        ".spotlight-v100",
+        ".fseventsd",
+        ".thumbnails",
+        ".@__thumb",
+        ".appledouble",
+        "lost+found",
+        "$recycle.bin",
+        "#recycle",
+        "@recycle",
+        "system volume information",
+    )
+)
+
+
+def is_system_file(path: str) -> bool:
+    """Tell whether a path, of a file or a folder, is what systems leave beside people's files, and holds no image.
+
+    AppleDouble files ("._name"), trash, thumbnail caches and the like; some of them end as images do.
+    """
+    *folders, name = path.lower().rstrip("/").split("/")
+    if name.startswith("._") or name in _SYSTEM_FILES:
+        return True
+    return any(part in _SYSTEM_FOLDERS or part.startswith(".trash-") for part in (*folders, name))
+
+
 class Source(Protocol):
     """One opened collection."""
 
