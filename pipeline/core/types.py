@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 DType = Literal["float16", "float32", "binary"]
 """How vectors are stored; binary: one bit per dimension, its sign."""
+Span = tuple[int, int]
+"""Where bytes lie in a file: the offset of the first, and how many there are."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -54,23 +56,32 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Encoded bytes of one image and the names it goes by; lives inside a worker only. metadata: by column, or none."""
+    """Encoded bytes of one image and the names it goes by; lives inside a worker only.
+
+    metadata: by column, or none; what lies further on in its container may be added until the shard has been read to
+    its end. span: where the bytes lie in the container, if they lie there as they are.
+    """
 
     key: str
     uri: str
     data: bytes = field(repr=False)
     metadata: Mapping[str, Value] = field(default_factory=dict, repr=False)
+    span: Span | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size."""
+    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size.
+
+    "skipped": a picture of a format that is not read, or a file of the system, inside a container; `reason` is its
+    suffix or "system". It is counted, and not recorded.
+    """
 
     key: str
     uri: str
     reason: str
     bytes: int
-    status: Literal["rejected", "duplicate"] = "rejected"
+    status: Literal["rejected", "duplicate", "skipped"] = "rejected"
 
 
 @dataclass(frozen=True, kw_only=True)

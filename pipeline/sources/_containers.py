@@ -17,9 +17,9 @@ S = TypeVar("S", bound=SourceSpec)
 
 
 class Containers:
-    """The files with one suffix beneath a folder, or a single one. `skipped` counts the other files of the folder."""
+    """The files with a suffix, or one of several, beneath a folder, or a single one. `skipped` counts the others."""
 
-    def __init__(self, location: str, suffix: str) -> None:
+    def __init__(self, location: str, suffix: str | tuple[str, ...]) -> None:
         self.skipped = 0
         self._suffix, self._only = suffix, ""
         self.store: Store

@@ -10,9 +10,10 @@ from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import open_store, split_location
 from pipeline.sources import IMAGE_SUFFIXES
+from pipeline.sources._tar_stream import COMPRESSED
 
 CONTAINERS = ("tar", "parquet", "arrow", "npy")
-"""Kinds whose files hold many images each; a file's suffix is the kind's name."""
+"""Kinds whose files hold many images each; a file's suffix is the kind's name, but for compressed archives."""
 SUFFIXES = ".tar, .parquet, .arrow or .npy"
 LISTS = (".txt", ".lst", ".list")
 RECORDS = "sensors/records_camera.txt"
@@ -26,7 +27,9 @@ def detect(location: str) -> str:
     scheme, path = parsed.scheme, parsed.path
     if scheme == "file" and not Path(path).exists():
         raise UserError(shown, "does not exist", "check the path")
-    for kind, suffixes in (*((kind, (f".{kind}",)) for kind in CONTAINERS), ("filelist", LISTS)):
+    endings = {**{kind: (f".{kind}",) for kind in CONTAINERS}, "filelist": LISTS}
+    endings["tar"] += COMPRESSED
+    for kind, suffixes in endings.items():
         if path.lower().endswith(suffixes) and not (scheme == "file" and Path(path).is_dir()):
             store, name = split_location(location)
             if store.exists(name):
@@ -38,14 +41,19 @@ def detect(location: str) -> str:
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
+    compressed = False
     counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
     for entry in islice(store.list(), LOOK):
         name = entry.path.lower()
         kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
+        compressed = compressed or name.endswith(COMPRESSED)
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]
+    if compressed and not found:
+        # Beside images or other containers a compressed archive is most likely a backup, and does not decide.
+        return "tar"
     if found:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")
