@@ -85,7 +85,8 @@ def _asked(options: QueryOptions, index: SearchIndex) -> Iterator[_Asked]:
     for key in options.keys:
         assert originals is not None, "opened for keys"
         image = index.stored.image(*place_of(index, key))
-        yield _Asked(name=key, key=key, data=partial(originals.read, image.key, image.uri, image.sha256))
+        read = partial(originals.read, image.key, image.uri, image.sha256, image.span)
+        yield _Asked(name=key, key=key, data=read)
 
 
 def _extractor(options: QueryOptions, index: SearchIndex) -> QueryExtractor | None:

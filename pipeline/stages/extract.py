@@ -58,6 +58,7 @@ class ExtractWorker:
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
         self._metadata = source_spec(task.recipe).kinds
+        self._last_counts = source_spec(task.recipe).last_counts
         device = choose_device(task.options.device)
         self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
@@ -80,7 +81,9 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            described = self._taken_up(shard) or self._describe(self._source.images(shard))
+            described = self._taken_up(shard) or self._describe(
+                self._source.images(shard), last_counts=self._last_counts
+            )
             described = replace(described, batch=self._whiten(described.batch))
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(shard, described)
