@@ -7,6 +7,7 @@ shards have completion records. The steps are in index_run.py; this file says wh
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from jobs.units import skipped_words
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
@@ -65,6 +67,9 @@ class IndexOptions:
 class IndexReport:
     """What became of a run; `published` is False when nothing was new, on a dry run, and past the reject gate.
 
+    skipped: files of the source that do not match, and pictures of formats that are not read in the containers that
+    this run read; skipped_by: the same by suffix.
+
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
     """
 
@@ -75,6 +80,7 @@ class IndexReport:
     images: dict[str, int]
     seconds: dict[str, float]
     skipped: int = 0
+    skipped_by: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -137,6 +143,7 @@ class _Planned:
     base: Lists
     plan: Plan
     skipped: int
+    skipped_by: dict[str, int]
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
@@ -149,8 +156,9 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         source = source_spec(recipe).open(options.source)
         packing = options.packing if source_spec(recipe).packs else None
         plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
-    reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
-    return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=source.skipped)
+    skipped, by = source.skipped, dict(source.skipped_by)
+    reporter.say(f"plan: {plan.reason}" + (f", {skipped_words(skipped, by)}" if skipped else ""))
+    return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=skipped, skipped_by=by)
 
 
 def _estimate(options: IndexOptions, planned: _Planned, catalog: Catalog, already: int) -> dict[str, Any]:
@@ -211,6 +219,8 @@ def _report(
         images = {name: getattr(told, "images" if name == "indexed" else name) for name in images}
     if not published:
         images.update(added=0, removed=0)
+    # What containers hold is known once they are read: of those that this run read.
+    inside = stats.skipped(run.stats) if run is not None else {}
     return IndexReport(
         snapshot=snapshot.version if snapshot is not None else None,
         published=published,
@@ -218,7 +228,8 @@ def _report(
         plan=planned.plan,
         images=images,
         seconds=dict(reporter.seconds),
-        skipped=planned.skipped,
+        skipped=planned.skipped + sum(inside.values()),
+        skipped_by=dict(Counter(planned.skipped_by) + Counter(inside)),
         set_aside=run.set_aside if run is not None else {},
         past_gate=run.past_gate if run is not None else "",
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},

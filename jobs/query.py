@@ -110,7 +110,7 @@ def _located(
 ) -> list[list[Hit]]:
     """Return the hits with their boxes; those that geometry has located stay as they are."""
     snapshot = index.snapshot
-    originals = Originals(snapshot.recipe.source, snapshot.source)
+    originals = Originals(snapshot.recipe.source, snapshot.source, index.row)
     locator = Locator(open_store(options.root), snapshot.recipe, choose_device(options.device), originals)
     located = []
     for asked, hits in found:

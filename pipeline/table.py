@@ -40,7 +40,8 @@ Kept = Callable[[Hashable, Callable[[], pa.Table]], pa.Table]
 class ImageRow:
     """What is known of an indexed image beside its descriptor; width and height are of the original, EXIF applied.
 
-    span: where its encoded bytes lie in the container that holds them, where that is known."""
+    span: where its encoded bytes lie in the container that holds them, where that is known.
+    """
 
     key: str
     uri: str
@@ -115,10 +116,7 @@ def write_descriptors(
         for name in ("boxes", "scales", "scores"):
             values = [np.asarray(getattr(image, name), np.float32).reshape(-1) for image in kept]
             columns.append(pa.array(values, target.field(f"local_{name}").type))
-    table = pa.Table.from_arrays([*columns, *more], schema=target)
-    for name, column in spans.items():
-        table = table.append_column(name, column)
-    write_table(table, path)
+    write_table(arrow.extended(pa.Table.from_arrays([*columns, *more], schema=target), spans), path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -94,6 +94,13 @@ def span_columns(spans: Sequence[Span | None], metadata: Mapping[str, Kind]) -> 
     return {name: pa.array([span and span[part] for span in spans], pa.int64()) for part, name in enumerate(SPAN)}
 
 
+def extended(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return a table with more columns at its end."""
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
 def spans_of(schema: pa.Schema) -> tuple[str, ...]:
     """Return the columns that say where images lie in archives, as far as a file has them."""
     return SPAN if set(SPAN) <= set(schema.names) - set(metadata_of(schema)) else ()

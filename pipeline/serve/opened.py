@@ -27,7 +27,7 @@ class Opened:
     ) -> None:
         self.index, self.extractor, self._catalog = index, extractor, catalog
         recipe = index.snapshot.recipe
-        self.originals = Originals(recipe.source, index.snapshot.source)
+        self.originals = Originals(recipe.source, index.snapshot.source, index.row)
         self._device = device
         self._locator: Locator | None = None
         self._lock = threading.Lock()

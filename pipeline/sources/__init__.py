@@ -7,7 +7,7 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
@@ -66,6 +66,11 @@ class Source(Protocol):
     @property
     def skipped(self) -> int:
         """Objects passed over so far because they do not match; complete once `listing` is exhausted."""
+        ...
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix, or "system", as far as these are told apart."""
         ...
 
     def listing(self) -> Iterator[Entry]:

@@ -95,12 +95,17 @@ def most_bytes(size: int) -> int:
     return min(MOST_BYTES, max(FREE_BYTES, RATIO * size))
 
 
-class Decompressed(io.RawIOBase):
-    """The content of a compressed file, to be read on and on. size: of the compressed file, which bounds it."""
+def too_much(size: int) -> ShardError:
+    """Return the error for a compressed file of `size` bytes that unpacks to more than `most_bytes`."""
+    return ShardError(f"unpacks to more than {most_bytes(size)} bytes from {size}; unpack it and index the .tar")
 
-    def __init__(self, raw: BinaryIO, codec: str, size: int) -> None:
+
+class Decompressed(io.RawIOBase):
+    """The content of a compressed file, to be read on and on. size: of the compressed file; most: of its content."""
+
+    def __init__(self, raw: BinaryIO, codec: str, size: int, *, most: int | None = None) -> None:
         super().__init__()
-        self._codec, self._size, self._left = codec, size, most_bytes(size)
+        self._size, self._left = size, most_bytes(size) if most is None else most
         self._read = _Arrow(raw, codec).read if codec in ("zstd", "lz4") else _Chained(raw, codec).read
 
     def readable(self) -> bool:
@@ -112,8 +117,7 @@ class Decompressed(io.RawIOBase):
         data = self._read(size if size >= 0 else _CHUNK)
         self._left -= len(data)
         if self._left < 0:
-            most = most_bytes(self._size)
-            raise ShardError(f"unpacks to more than {most} bytes from {self._size}; unpack it and index the .tar")
+            raise too_much(self._size)
         return data
 
 

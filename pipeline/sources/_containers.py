@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -12,6 +12,7 @@ from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
+from pipeline.sources._skipped import Skipped
 
 S = TypeVar("S", bound=SourceSpec)
 
@@ -20,7 +21,7 @@ class Containers:
     """The files with a suffix, or one of several, beneath a folder, or a single one. `skipped` counts the others."""
 
     def __init__(self, location: str, suffix: str | tuple[str, ...]) -> None:
-        self.skipped = 0
+        self.skipped = Skipped()
         self._suffix, self._only = suffix, ""
         self.store: Store
         if parse_location(location).path.lower().endswith(suffix) and not Path(location).is_dir():
@@ -34,7 +35,7 @@ class Containers:
 
     def listing(self) -> Iterator[Entry]:
         """Yield the containers in byte order."""
-        self.skipped = 0
+        self.skipped = Skipped()
         if self._only:
             yield self.store.stat(self._only)
             return
@@ -42,7 +43,7 @@ class Containers:
             if entry.path.lower().endswith(self._suffix):
                 yield entry
             else:
-                self.skipped += 1
+                self.skipped.add(entry.path)
 
     def uri(self, entry: Entry) -> str:
         """Return where a container lies, fit to be published."""
@@ -58,7 +59,12 @@ class ContainerSource(Generic[S]):
     @property
     def skipped(self) -> int:
         """Files with another suffix."""
-        return self._containers.skipped
+        return self._containers.skipped.counts.total()
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix."""
+        return self._containers.skipped.counts
 
     def listing(self) -> Iterator[Entry]:
         """Yield the containers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,7 +64,7 @@ class NamedFiles:
         self._store = store
         wanted = {name for name in names if not match or fnmatch.fnmatchcase(name, match)}
         self._names = sorted(wanted, key=str.encode)
-        self.skipped = len(names) - len(self._names)
+        self.skipped, self.skipped_by = len(names) - len(self._names), Counter[str]()
 
     def listing(self) -> Iterator[Entry]:
         """Yield the files in byte order, with sizes and etags asked for some at a time."""

@@ -13,15 +13,17 @@ from typing import BinaryIO
 from pipeline.core.errors import ShardError
 from pipeline.core.ranges import read_at
 from pipeline.core.types import Image, Reject, Span
-from pipeline.sources import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, UNREAD_SUFFIXES, SourceSpec, is_system_file
+from pipeline.sources import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, UNREAD_SUFFIXES, SourceSpec
 from pipeline.sources._files import too_large
 from pipeline.sources._groups import SIDE_BYTES, SIDES, Side, split
 from pipeline.sources._members import Rules, Table, member_name, note
 from pipeline.sources._sides import JSON_BYTES, side_suffix
+from pipeline.sources._skipped import SYSTEM, skipped_as
 from pipeline.sources._tar_stream import BROKEN, BUFFER, Header, TarStream, unsound
 
 Item = Image | Reject | Side
 LATER = "a later member has the same name"
+_PICTURES = {*IMAGE_SUFFIXES, *UNREAD_SUFFIXES}
 _STEP = 1 << 20
 
 
@@ -54,8 +56,7 @@ class Reading:
             for member in archive:
                 name = member_name(member.name, self._rules)
                 # A header may promise more than there is: without this check tarfile would read on for ever.
-                if archive.offset > stream.limit or archive.fileobj is None:
-                    raise ShardError(f"truncated: member {name!r} reaches beyond the end")
+                stream.expect_within(archive.offset, name)
                 yield from self._member(archive, member, name, plain=not stream.codec)
                 # tarfile keeps every member it has seen; a shard may have a million.
                 archive.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
@@ -87,11 +88,9 @@ class Reading:
 
     def _passed_over(self, name: str, member: tarfile.TarInfo) -> Reject | None:
         """Return what is counted as skipped: files of the system, and pictures of formats that are not wanted."""
-        suffix = "." + name.lower().rpartition(".")[2]
-        system = is_system_file(name)
-        if not system and (self._spec.wants(self._key(name)) or suffix not in (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)):
+        reason = skipped_as(name)
+        if reason != SYSTEM and (self._spec.wants(self._key(name)) or reason not in _PICTURES):
             return None
-        reason = "system" if system else suffix
         where = f"{self._uri}#{name}"
         return Reject(key=self._key(name), uri=where, reason=reason, bytes=member.size, status="skipped")
 

@@ -12,7 +12,7 @@ import tarfile
 from typing import BinaryIO
 
 from pipeline.core.errors import ShardError
-from pipeline.sources._compressed import HEAD, Decompressed, codec_of, most_bytes
+from pipeline.sources._compressed import HEAD, Decompressed, codec_of, most_bytes, too_much
 
 SUFFIX = ".tar"
 COMPRESSED = (
@@ -69,10 +69,12 @@ class TarStream(io.RawIOBase):
         self._count = 0
         self._tail = b""
 
-    @property
-    def limit(self) -> int:
-        """Byte beyond which no member can reach."""
-        return most_bytes(self._size) if self.codec else self._size
+    def expect_within(self, offset: int, name: str) -> None:
+        """Raise ShardError when a member promises bytes up to `offset`, and there cannot be so many."""
+        if self.codec and offset > most_bytes(self._size):
+            raise too_much(self._size)
+        if not self.codec and offset > self._size:
+            raise ShardError(f"truncated: member {name!r} reaches beyond the end")
 
     def read(self, size: int = -1, /) -> bytes:
         """Read on, remembering."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import read_entries
+from pipeline.sources._skipped import Skipped
 
 
 class Spec(SourceSpec):
@@ -33,16 +34,26 @@ class FolderSource:
 
     def __init__(self, spec: Spec, store: Store) -> None:
         self._spec, self._store = spec, store
-        self.skipped = 0
+        self._skipped = Skipped()
+
+    @property
+    def skipped(self) -> int:
+        """Files that do not match."""
+        return self._skipped.counts.total()
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix."""
+        return self._skipped.counts
 
     def listing(self) -> Iterator[Entry]:
         """Yield matching files as the store lists them."""
-        self.skipped = 0
+        self._skipped = Skipped()
         for entry in self._store.list():
             if self._spec.wants(entry.path):
                 yield entry
             else:
-                self.skipped += 1
+                self._skipped.add(entry.path)
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Read the files of a packed shard."""

@@ -19,7 +19,7 @@ import torch
 
 from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.stats import Level, Stats
+from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded, pixels_of
 from pipeline.extract import Extractor
@@ -115,7 +115,7 @@ class Describer:
                 found.update(zip(rows, parts, strict=True))
         repeated, superseded = seen.repeats.settled(seen.images)
         for what, count in seen.repeats.skipped.items():
-            self._stats.add(f"skipped {what}", count)
+            self._stats.add(f"{SKIPPED}{what}", count)
         empty = sorted(row for row, part in found.items() if not len(part.vectors))
         rejects = seen.rejects + [
             Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
