@@ -42,7 +42,7 @@ def link(name: str, target: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarIn
 
 def opened(folder: Path, data: bytes, **fields: object) -> tuple[TarSource, Shard]:
     (folder / "a.tar").write_bytes(data)
-    source = Spec(rules=2, **fields).open(str(folder))  # type: ignore[arg-type]
+    source = Spec(rules=2, **fields).open(str(folder))
     (entry,) = source.listing()
     return source, Shard(id="1", uri="", bytes=entry.size, etag="", entries=(entry,))
 
