@@ -126,7 +126,12 @@ class Members:
                 self._store.open(entry.path) as file,
                 tarfile.open(fileobj=file, mode="r:", tarinfo=Header, encoding="utf-8") as archive,
             ):
+                before = -1
                 for member in archive:
+                    # A negative size leads back, and tarfile would walk the same members for ever.
+                    if archive.offset <= before:
+                        raise tarfile.ReadError(f"a member of {member.size} bytes")
+                    before = archive.offset
                     note(table, member, self._rules)
                     archive.members = []  # type: ignore[attr-defined]  # typeshed leaves it out
         except BROKEN as error:

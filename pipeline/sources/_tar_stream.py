@@ -12,6 +12,7 @@ import tarfile
 from typing import BinaryIO
 
 from pipeline.core.errors import ShardError
+from pipeline.core.ranges import read_at
 from pipeline.sources._compressed import HEAD, Decompressed, codec_of, most_bytes, too_much
 
 SUFFIX = ".tar"
@@ -52,8 +53,8 @@ def unsound(error: Exception) -> ShardError:
 
 
 def compression(file: BinaryIO) -> str:
-    """Return the compression of an archive, "" for none; the file stands at its beginning before and after."""
-    codec = codec_of(file.read(HEAD))
+    """Return the compression of an archive, "" for none; the file stands at its beginning afterwards."""
+    codec = codec_of(read_at(file, 0, HEAD))
     file.seek(0)
     return codec
 

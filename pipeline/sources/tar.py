@@ -60,10 +60,11 @@ class TarSource(ContainerSource[Spec]):
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""
         (entry,) = shard.entries
-        store, spec = self._containers.store, self._spec
+        return self._read(entry, self._spec)
 
+    def _read(self, entry: Entry, spec: Spec) -> Iterator[Image | Reject]:
         def opened() -> BinaryIO:
-            return store.open(entry.path)
+            return self._containers.store.open(entry.path)
 
         try:
             raw = opened()
@@ -85,16 +86,16 @@ class TarSource(ContainerSource[Spec]):
         path = self.container(key, uri)
         return self._picked.read_span(path, span) if path else None
 
-    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:  # noqa: ARG002 - the key says it all
         """Return one member, without reading those before it; a compressed archive is read to its end."""
         with self._containers.store.open(entry.path) as file:
             compressed = bool(compression(file))
         if not compressed:
             return self._picked.read(entry, key.removeprefix(f"{entry.path}/"))
         found = None
-        for item in self.images(Shard(id="", uri=uri, bytes=entry.size, etag=entry.etag, entries=(entry,))):
+        for item in self._read(entry, self._spec.model_copy(update={"metadata": {}})):
             if item.key == key and isinstance(item, Image):
-                if not self._spec.last_counts:
-                    return item.data
                 found = item.data
+                if not self._spec.last_counts:
+                    break
         return found

@@ -249,6 +249,17 @@ def test_an_extended_header_of_any_size_takes_no_memory(tmp_path: Path) -> None:
         read(tmp_path, header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
 
 
+def test_sizes_that_lead_back_end_a_walk(tmp_path: Path) -> None:
+    first = tarfile.TarInfo("x.jpg")
+    back = tarfile.TarInfo("y.jpg")
+    back.pax_headers = {"size": "-2048"}
+    data = first.tobuf(tarfile.PAX_FORMAT) + back.tobuf(tarfile.PAX_FORMAT) + bytes(10240)
+    with pytest.raises(ShardError):
+        read(tmp_path, data)
+    with pytest.raises(ShardError):
+        picked(tmp_path, data, "z.jpg")
+
+
 def test_a_chain_of_long_names_is_refused_not_followed_for_ever(tmp_path: Path) -> None:
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
