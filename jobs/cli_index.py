@@ -21,7 +21,8 @@ from pipeline.stages.unread import MAX_READ_ERRORS
 
 def index(
     source: Annotated[
-        str, typer.Argument(help="The images: a folder, .tar shards, a list, Parquet or kapture; local or s3://.")
+        str,
+        typer.Argument(help="The images: a folder, .tar(.gz) shards, a list, Parquet or kapture; local or s3://."),
     ],
     root: Root,
     recipe: Annotated[str | None, typer.Option(help="A recipe file (TOML) or the name of one.")] = None,

@@ -105,7 +105,7 @@ def shown_groups(
 def _write_page(
     index: SearchIndex, found: Groups, options: DuplicatesOptions, reporter: Reporter, data: dict[str, Any]
 ) -> int:
-    pictures = Pictures(index.snapshot)
+    pictures = Pictures(index.snapshot, index.row)
     shown = []
     with reporter.phase("pictures", min(options.shown, data["groups"]), "groups") as phase:
         for group in shown_groups(index, found, pictures, shown=options.shown):

@@ -7,6 +7,7 @@ shards have completion records. The steps are in index_run.py; this file says wh
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from jobs.progress import Reporter
 from jobs.reasons import Reason
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from jobs.units import skipped_words
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
@@ -74,6 +76,9 @@ class IndexReport:
 
     past_gate: why a gate held publication back. reject_reasons: of the images that this run extracted. unread: why
     entries could not be read; unreadable: files and folders that could not be listed. The next run tries these again.
+    skipped: files of the source that do not match, and pictures of formats that are not read in the containers that
+    this run read; skipped_by: the same by suffix.
+
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
     """
 
@@ -84,6 +89,7 @@ class IndexReport:
     images: dict[str, int]
     seconds: dict[str, float]
     skipped: int = 0
+    skipped_by: dict[str, int] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     reject_reasons: tuple[Reason, ...] = ()
@@ -152,12 +158,15 @@ class _Planned:
     past_gate: str
     skipped: int
     unreadable: tuple[str, ...]
+    skipped_by: dict[str, int]
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
     kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root))
+    built = build_recipe(
+        options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root)
+    )
     recipe = adopt(built.recipe, head.recipe if head else None)
     base = lists_for(catalog, head, recipe)
     with reporter.phase("plan"):
@@ -176,7 +185,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         )
         gates = _gates(options, recipe, head)
         past_gate = gates.removals(plan, load_lists(catalog, head)) if head is not None else ""
-    reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
+    skipped, by = source.skipped, dict(source.skipped_by)
+    reporter.say(f"plan: {plan.reason}" + (f", {skipped_words(skipped, by)}" if skipped else ""))
     for name in unreadable:
         reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
     return _Planned(
@@ -186,7 +196,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         plan=plan,
         gates=gates,
         past_gate=past_gate,
-        skipped=source.skipped,
+        skipped=skipped,
+        skipped_by=by,
         unreadable=tuple(unreadable),
     )
 
@@ -271,6 +282,8 @@ def _report(
         images = {name: getattr(told, "images" if name == "indexed" else name) for name in images}
     if not published:
         images.update(added=0, removed=0)
+    # What containers hold is known once they are read: of those that this run read.
+    inside = stats.skipped(run.stats) if run is not None else {}
     return IndexReport(
         snapshot=snapshot.version if snapshot is not None else None,
         published=published,
@@ -278,7 +291,8 @@ def _report(
         plan=planned.plan,
         images=images,
         seconds=dict(reporter.seconds),
-        skipped=planned.skipped,
+        skipped=planned.skipped + sum(inside.values()),
+        skipped_by=dict(Counter(planned.skipped_by) + Counter(inside)),
         set_aside=run.extracted.set_aside if run is not None else {},
         past_gate=planned.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),

@@ -8,7 +8,7 @@ from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
 from jobs.output import notices
 from jobs.reasons import SHOWN, as_json
-from jobs.units import human_bytes
+from jobs.units import human_bytes, skipped_words
 from pipeline.stages.kinds import extract_spec, source_spec
 
 
@@ -33,6 +33,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
             "reason": plan.reason,
         },
         "skipped": report.skipped,
+        "skipped_by": report.skipped_by,
         "set_aside": report.set_aside,
         "past_gate": report.past_gate,
         "reject_reasons": as_json(report.reject_reasons),
@@ -65,7 +66,8 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         return [f"snapshot {report.snapshot} is up to date: {report.plan.reason}", *_troubles(report)]
     return [
         f"published snapshot {report.snapshot}: {images['indexed']} images "
-        f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
+        f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates"
+        + (f", {skipped_words(report.skipped, report.skipped_by)}" if report.skipped else ""),
         f"descriptor: {label}",
         *notices(label),
         *_unknown(report),
@@ -90,9 +92,17 @@ def _unlisted(report: IndexReport) -> list[str]:
 
 
 def _unknown(report: IndexReport) -> list[str]:
-    """Return which metadata no image had: its name, path or type may be wrong, which costs no image."""
+    """Return which metadata most images had none of: its name, path or type may be wrong, which costs no image."""
     described = report.stats.get("images", 0)
-    missing = [name for name in source_spec(report.recipe).kinds if report.stats.get(f"null_{name}") == described]
-    if not described or not missing:
-        return []
-    return [f"note: metadata {', '.join(missing)} is null for every image described; check name and type"]
+    nulls = {name: report.stats.get(f"null_{name}", 0) for name in source_spec(report.recipe).kinds}
+    never = [name for name, count in nulls.items() if described and count == described]
+    mostly = [f"{name} ({nulls[name]:.0f})" for name in nulls if described / 2 < nulls[name] < described]
+    notes = []
+    if never:
+        notes.append(f"note: metadata {', '.join(never)} is null for every image described; check name and type")
+    if mostly:
+        notes.append(
+            f"note: metadata {', '.join(mostly)} is null for most of the {described:.0f} images described; check its "
+            "type, and that side members are named after their images"
+        )
+    return notes

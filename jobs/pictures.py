@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.core.errors import BadImageError, SightlineError
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.originals import Originals
 from pipeline.search.thumbnails import thumbnail
+from pipeline.table import ImageRow
 
 LONGEST = 240
 GIVE_UP = 8
@@ -28,13 +30,13 @@ class Picture:
 
 
 class Pictures:
-    """Thumbnails by key and URI, of at most LONGEST pixels a side."""
+    """Thumbnails by key and URI, of at most LONGEST pixels a side. row: see Originals."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, row: Callable[[str], ImageRow | None] | None = None) -> None:
         self._made: dict[tuple[str, str], tuple[str, int]] = {}
         self._given = self._missing = self._row = 0
         self._why = ""
-        self._originals = Originals(snapshot.recipe.source, snapshot.source)
+        self._originals = Originals(snapshot.recipe.source, snapshot.source, row)
 
     def of(self, key: str, uri: str, *, score: float = 0.0, size: tuple[int, int] = (0, 0)) -> Picture:
         """Return the picture of an indexed image; without data when it cannot be had, which `note` then tells."""

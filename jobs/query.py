@@ -85,7 +85,8 @@ def _asked(options: QueryOptions, index: SearchIndex) -> Iterator[_Asked]:
     for key in options.keys:
         assert originals is not None, "opened for keys"
         image = index.stored.image(*place_of(index, key))
-        yield _Asked(name=key, key=key, data=partial(originals.read, image.key, image.uri, image.sha256))
+        read = partial(originals.read, image.key, image.uri, image.sha256, image.span)
+        yield _Asked(name=key, key=key, data=read)
 
 
 def _extractor(options: QueryOptions, index: SearchIndex) -> QueryExtractor | None:
@@ -109,7 +110,7 @@ def _located(
 ) -> list[list[Hit]]:
     """Return the hits with their boxes; those that geometry has located stay as they are."""
     snapshot = index.snapshot
-    originals = Originals(snapshot.recipe.source, snapshot.source)
+    originals = Originals(snapshot.recipe.source, snapshot.source, index.row)
     locator = Locator(open_store(options.root), snapshot.recipe, choose_device(options.device), originals)
     located = []
     for asked, hits in found:

@@ -69,7 +69,7 @@ def report(options: ReportOptions, reporter: Reporter) -> dict[str, Any]:
     with SearchIndex.open(options.root, state["snapshot"]) as index:
         snapshot = index.snapshot
         lists = load_lists(catalog, snapshot)
-        pictures = Pictures(snapshot)
+        pictures = Pictures(snapshot, index.row)
         sampled = _sampled(options, index, lists, pictures, reporter)
         rejects = report_facts.rejects(catalog, lists, pictures)
     runs = report_facts.runs(_history(catalog))

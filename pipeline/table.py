@@ -3,8 +3,9 @@
 Columns: key, uri, width, height, sha256 (hex, of the encoded image), descriptor as FixedSizeList<float16|float32> (or
 the packed signs, as FixedSizeBinary). A file of local descriptors has several rows per image, side by side, with
 image_row, box, scale and score. A global descriptor that was made of local ones may keep them beside it, as lists:
-local (float16 bytes), local_boxes, local_scales, local_scores. Metadata follows, nullable, by its own names. The footer
-carries format, recipe fingerprint, dim, dtype and the kinds of metadata. Locations and digests are not decided here.
+local (float16 bytes), local_boxes, local_scales, local_scores. Metadata follows, nullable, by its own names; at the end
+container_offset and container_bytes, nullable, where images lie in archives. The footer carries format, recipe
+fingerprint, dim, dtype and the kinds of metadata. Locations and digests are not decided here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.core import columns as arrow
 from pipeline.core.errors import IntegrityError
 from pipeline.core.metadata import Kind, Value
-from pipeline.core.types import DescriptorBatch, DType, Floats, Ints
+from pipeline.core.types import DescriptorBatch, DType, Floats, Ints, Span
 
 FORMAT = "sightline-descriptors-1"
 ROW_GROUP = 1024
@@ -37,7 +38,10 @@ Kept = Callable[[Hashable, Callable[[], pa.Table]], pa.Table]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRow:
-    """What is known of an indexed image beside its descriptor; width and height are of the original, EXIF applied."""
+    """What is known of an indexed image beside its descriptor; width and height are of the original, EXIF applied.
+
+    span: where its encoded bytes lie in the container that holds them, where that is known.
+    """
 
     key: str
     uri: str
@@ -45,6 +49,7 @@ class ImageRow:
     height: int
     sha256: str
     metadata: Mapping[str, Value] = field(default_factory=dict)
+    span: Span | None = None
 
 
 IMAGE = {"key": pa.string(), "uri": pa.string(), "width": pa.int32(), "height": pa.int32(), "sha256": pa.string()}
@@ -97,9 +102,11 @@ def write_descriptors(
     columns: list[Any] = [pa.array([getattr(image, name) for image in images], kind) for name, kind in IMAGE.items()]
     told = [image.metadata for image in images]
     more = [arrow.metadata_array(told, name, kind) for name, kind in (metadata or {}).items()]
+    spans = arrow.span_columns([image.span for image in images], metadata or {})
     if batch.is_local:
         places = pa.array(batch.image_row)
         columns, more = [column.take(places) for column in columns], [column.take(places) for column in more]
+        spans = {name: column.take(places) for name, column in spans.items()}
         columns += [places.cast(pa.int32()), arrow.lists(batch.boxes, target.field("box").type)]
         columns += [pa.array(batch.scales, pa.float32()), pa.array(batch.scores, pa.float32())]
     columns.append(arrow.encoded(batch.vectors, dtype, target.field("descriptor").type))
@@ -109,7 +116,7 @@ def write_descriptors(
         for name in ("boxes", "scales", "scores"):
             values = [np.asarray(getattr(image, name), np.float32).reshape(-1) for image in kept]
             columns.append(pa.array(values, target.field(f"local_{name}").type))
-    write_table(pa.Table.from_arrays([*columns, *more], schema=target), path)
+    write_table(arrow.extended(pa.Table.from_arrays([*columns, *more], schema=target), spans), path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -154,6 +161,7 @@ class DescriptorReader:
         self.rows = int(self._file.metadata.num_rows)
         self.is_local = "image_row" in self._file.schema_arrow.names
         self.metadata = arrow.metadata_of(self._file.schema_arrow)
+        self.spans = arrow.spans_of(self._file.schema_arrow)
 
     @cached_property
     def _starts(self) -> Ints:
@@ -225,16 +233,18 @@ class DescriptorReader:
 
     def images(self) -> list[ImageRow]:
         """Return what is known of the images beside descriptors, in order."""
-        return self._images(self.columns([*IMAGE, *self.metadata]))
+        return self._images(self.columns([*IMAGE, *self.spans, *self.metadata]))
 
     def take_images(self, images: Ints) -> list[ImageRow]:
         """Return the same of the given images; see `take`."""
-        return self._images(self.take(images, [*IMAGE, *self.metadata]))
+        return self._images(self.take(images, [*IMAGE, *self.spans, *self.metadata]))
 
     def _images(self, table: pa.Table) -> list[ImageRow]:
+        rows = table.to_pylist()
+        known = [{name: row[name] for name in self.metadata} for row in rows]
         return [
-            ImageRow(**{name: row[name] for name in IMAGE}, metadata={name: row[name] for name in self.metadata})
-            for row in table.to_pylist()
+            ImageRow(**{name: row[name] for name in IMAGE}, metadata=metadata, span=arrow.span_of(row, self.spans))
+            for row, metadata in zip(rows, known, strict=True)
         ]
 
     def rows_of(self, images: Ints) -> Ints:

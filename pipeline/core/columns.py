@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.metadata import Kind, Value
-from pipeline.core.types import DType, Floats
+from pipeline.core.types import DType, Floats, Span
 
 METADATA: dict[Kind, pa.DataType] = {
     "string": pa.string(),
@@ -20,6 +20,8 @@ METADATA: dict[Kind, pa.DataType] = {
     "timestamp": pa.timestamp("us"),
 }
 """How metadata is stored."""
+SPAN = ("container_offset", "container_bytes")
+"""Columns that say where an image's bytes lie in the archive that holds it; int64, null where they do not."""
 FOOTER = "sightline.metadata"
 """Where a file's footer says which columns are metadata, and of which kinds, as JSON."""
 
@@ -80,3 +82,31 @@ def metadata_of(schema: pa.Schema) -> dict[str, Kind]:
     """Return what a file's footer says of its metadata."""
     found: dict[str, Kind] = json.loads((schema.metadata or {}).get(FOOTER.encode(), b"{}"))
     return found
+
+
+def span_columns(spans: Sequence[Span | None], metadata: Mapping[str, Kind]) -> dict[str, pa.Array]:
+    """Return where images lie in archives as columns by name; none where no image does.
+
+    Nor where metadata goes by these names, which it could before there were such columns.
+    """
+    if not any(spans) or {name.lower() for name in metadata} & set(SPAN):
+        return {}
+    return {name: pa.array([span and span[part] for span in spans], pa.int64()) for part, name in enumerate(SPAN)}
+
+
+def extended(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Return a table with more columns at its end."""
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def spans_of(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns that say where images lie in archives, as far as a file has them."""
+    return SPAN if set(SPAN) <= set(schema.names) - set(metadata_of(schema)) else ()
+
+
+def span_of(row: Mapping[str, Any], names: Sequence[str]) -> Span | None:
+    """Return where an image lies by a row's values of `spans_of`; None where that is not known."""
+    values = [row[name] for name in names]
+    return None if not values or None in values else (values[0], values[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
 
 BLOCK = 8 << 20
 """Bytes per request: large enough that latency is small beside the transfer."""
@@ -52,6 +53,11 @@ class RangeFile(io.RawIOBase):
             wanted -= len(part)
         return b"".join(parts)
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` in one request of their own, fewer only at the end; the position stays."""
+        end = min(self._size, offset + size)
+        return self._fetch(offset, end) if 0 <= offset < end else b""
+
     def readall(self) -> bytes:
         """Return the rest."""
         return self.read()
@@ -85,3 +91,11 @@ class RangeFile(io.RawIOBase):
             self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
             self._ahead = (number + 1, self._pool.submit(self._fetch, *self._span(number + 1)))
         return self._data
+
+
+def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Return `size` bytes from `offset` of an open file, fewer only at its end; of a distant one no others are read."""
+    if isinstance(file, RangeFile):
+        return file.read_at(offset, size)
+    file.seek(offset)
+    return file.read(size)

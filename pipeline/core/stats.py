@@ -88,6 +88,15 @@ def added(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
     return {name: round(one.get(name, 0.0) + other.get(name, 0.0), 6) for name in sorted({*one, *other})}
 
 
+SKIPPED = "skipped "
+"""What the names of counts begin with that say what containers have and is not indexed, followed by its suffix."""
+
+
+def skipped(stats: dict[str, float]) -> dict[str, int]:
+    """Return the counts of what was skipped inside containers, by suffix."""
+    return {name.removeprefix(SKIPPED): int(count) for name, count in stats.items() if name.startswith(SKIPPED)}
+
+
 REASONS = 20
 """So many reasons of rejects are told one by one."""
 

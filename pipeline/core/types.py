@@ -22,6 +22,8 @@ DType = Literal["float16", "float32", "binary"]
 """How vectors are stored; binary: one bit per dimension, its sign."""
 MISSING = "missing"
 """Etag of a file that a list names and that is not there: it stays an entry, and becomes a reject with that reason."""
+Span = tuple[int, int]
+"""Where bytes lie in a file: the offset of the first, and how many there are."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -56,12 +58,17 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Encoded bytes of one image and the names it goes by; lives inside a worker only. metadata: by column, or none."""
+    """Encoded bytes of one image and the names it goes by; lives inside a worker only.
+
+    metadata: by column, or none; what lies further on in its container may be added until the shard has been read to
+    its end. span: where the bytes lie in the container, if they lie there as they are.
+    """
 
     key: str
     uri: str
     data: bytes = field(repr=False)
     metadata: Mapping[str, Value] = field(default_factory=dict, repr=False)
+    span: Span | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +77,15 @@ class Reject:
 
     unread: it could not be read now, for a reason of the place or of this machine. That is no property of the image: it
     is never recorded, and a later run tries it again.
+    "skipped": a picture of a format that is not read, or a file of the system, inside a container; `reason` is its
+    suffix or "system". It is counted, and not recorded.
     """
 
     key: str
     uri: str
     reason: str
     bytes: int
-    status: Literal["rejected", "duplicate", "unread"] = "rejected"
+    status: Literal["rejected", "duplicate", "unread", "skipped"] = "rejected"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from pipeline.search.keys import Keys
 from pipeline.search.merge import Candidates, joined
 from pipeline.search.parts import LocalParts, PartQuery, Parts
 from pipeline.sources import SourceSpec
+from pipeline.table import ImageRow
 
 PREFERENCE = ("flat", "ivfpq")
 """Which index answers when the caller names none: the exact one, else the best approximate one."""
@@ -179,6 +180,11 @@ class SearchIndex:
     def place(self, key: str) -> tuple[int, int] | None:
         """Return descriptor file and row of a live image; None when there is none of that key."""
         return self._keys.place(key, Path(self._folder.name))
+
+    def row(self, key: str) -> ImageRow | None:
+        """Return what is stored of a live image beside its descriptor; None when there is none of that key."""
+        place = self.place(key)
+        return None if place is None else self.stored.image(*place)
 
     def warm(self, kinds: Sequence[str] | None = None) -> None:
         """Open the index shards of some kinds, or of all, which the first query of each would have to wait for."""

@@ -27,7 +27,7 @@ class Opened:
     ) -> None:
         self.index, self.extractor, self._catalog = index, extractor, catalog
         recipe = index.snapshot.recipe
-        self.originals = Originals(recipe.source, index.snapshot.source)
+        self.originals = Originals(recipe.source, index.snapshot.source, index.row)
         self._device = device
         self._locator: Locator | None = None
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Opened:
     def original(self, image: ImageRow) -> bytes:
         """Return an indexed image's encoded bytes; UnknownImageError when they cannot be had."""
         try:
-            return self.originals.read(image.key, image.uri, image.sha256)
+            return self.originals.read(image.key, image.uri, image.sha256, image.span)
         except UserError as error:
             raise UnknownImageError(error.subject, error.reason, error.remedy) from None
         except TransientError:

@@ -7,7 +7,7 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -18,6 +18,13 @@ from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jpc", ".jxr"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm", ".tga", ".ico", ".pcx", ".dds", ".exr", ".hdr", ".qoi", ".svg"),
+    *(".psd", ".psb", ".xcf", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2"),
+    *(".raf", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".dcm", ".fits", ".jp2k", ".apng", ".dib"),
+)
+"""Suffixes of pictures that are counted as skipped within a container, where they are not among those read."""
 MAX_IMAGE_BYTES = 256 << 20
 """Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
 
@@ -71,6 +78,11 @@ class Source(Protocol):
         """Folders ("path/") that `listing` could not read so far: what they held before is not known to be deleted."""
         ...
 
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """What is skipped by suffix, or "system", as far as these are told apart."""
+        ...
+
     def listing(self) -> Iterator[Entry]:
         """Yield the entries in byte order of their paths; never holds them all when the store can stream."""
         ...
@@ -119,6 +131,11 @@ class SourceSpec(Spec):
     def kinds(self) -> dict[str, Kind]:
         """The same by name."""
         return {column.name: column.kind for column in self.columns}
+
+    @property
+    def last_counts(self) -> bool:
+        """Whether the last of equal keys of a shard counts, as in archives that were appended to; else the first."""
+        return False
 
     def selects(self, key: str) -> bool:
         """Tell whether `match` and `exclude` let a key pass; all that counts where somebody named the image."""

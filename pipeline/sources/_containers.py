@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,9 +18,9 @@ S = TypeVar("S", bound=SourceSpec)
 
 
 class Containers:
-    """The files with one suffix beneath a folder, or a single one."""
+    """The files with a suffix, or one of several, beneath a folder, or a single one."""
 
-    def __init__(self, location: str, suffix: str) -> None:
+    def __init__(self, location: str, suffix: str | tuple[str, ...]) -> None:
         self._suffix, self._only = suffix, ""
         self.store: Store
         if parse_location(location).path.lower().endswith(suffix) and not Path(location).is_dir():
@@ -55,6 +55,11 @@ class ContainerSource(Generic[S]):
     def skipped(self) -> int:
         """Files with another suffix, and excluded or system files."""
         return self._found.skipped
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix."""
+        return self._found.skipped_by
 
     @property
     def unreadable(self) -> list[str]:

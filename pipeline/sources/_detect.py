@@ -11,9 +11,10 @@ from pipeline.core.names import parse_location, public_url
 from pipeline.core.places import outside
 from pipeline.core.storage import Walk, open_store, split_location, walk
 from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
+from pipeline.sources._tar_stream import COMPRESSED
 
 CONTAINERS = ("tar", "parquet", "arrow", "npy")
-"""Kinds whose files hold many images each; a file's suffix is the kind's name."""
+"""Kinds whose files hold many images each; a file's suffix is the kind's name, but for compressed archives."""
 SUFFIXES = ".tar, .parquet, .arrow or .npy"
 LISTS = (".txt", ".lst", ".list")
 RECORDS = "sensors/records_camera.txt"
@@ -30,7 +31,9 @@ def detect(location: str, apart: str = "") -> str:
     scheme, path = parsed.scheme, parsed.path
     if scheme == "file" and not Path(path).exists():
         raise UserError(shown, "does not exist", "check the path")
-    for kind, suffixes in (*((kind, (f".{kind}",)) for kind in CONTAINERS), ("filelist", LISTS)):
+    endings = {**{kind: (f".{kind}",) for kind in CONTAINERS}, "filelist": LISTS}
+    endings["tar"] += COMPRESSED
+    for kind, suffixes in endings.items():
         if path.lower().endswith(suffixes) and not (scheme == "file" and Path(path).is_dir()):
             store, name = split_location(location)
             if store.exists(name):
@@ -42,16 +45,21 @@ def detect(location: str, apart: str = "") -> str:
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
+    compressed = False
     counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
     for entry in islice(outside(walk(store, Walk()), location, apart), LOOK):
         if is_system_file(entry.path) or in_hidden_folder(entry.path):
             continue
         name = entry.path.lower()
         kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
+        compressed = compressed or name.endswith(COMPRESSED)
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]
+    if compressed and not found:
+        # Beside images or other containers a compressed archive is most likely a backup, and does not decide.
+        return "tar"
     if found:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,7 +70,7 @@ class NamedFiles:
         self._store = store
         wanted = {name for name in names if selects(name)}
         self._names = sorted(wanted, key=str.encode)
-        self.skipped = len(names) - len(self._names)
+        self.skipped, self.skipped_by = len(names) - len(self._names), Counter[str]()
         self.unreadable: list[str] = []
 
     def listing(self) -> Iterator[Entry]:

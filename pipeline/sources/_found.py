@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from pipeline.core.storage import Store, Walk, walk
 from pipeline.core.types import Entry
 from pipeline.sources import SourceSpec
+from pipeline.sources._skipped import Skipped
 
 
 class Found:
@@ -15,12 +16,17 @@ class Found:
     def __init__(self, store: Store, spec: SourceSpec) -> None:
         self._store, self._spec = store, spec
         self._walk = Walk()
-        self._passed = 0
+        self._passed = Skipped()
 
     @property
     def skipped(self) -> int:
         """Files that were passed over, and pipes, sockets and devices."""
-        return self._passed + self._walk.special
+        return self._passed.counts.total() + self._walk.special
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix; what is no file has none."""
+        return self._passed.counts
 
     @property
     def unreadable(self) -> list[str]:
@@ -29,9 +35,9 @@ class Found:
 
     def files(self, wants: Callable[[str], bool]) -> Iterator[Entry]:
         """Yield the wanted files in byte order."""
-        self._walk, self._passed = Walk(), 0
+        self._walk, self._passed = Walk(), Skipped()
         for entry in walk(self._store, self._walk):
             if self._spec.enters(entry.path) and wants(entry.path):
                 yield entry
             else:
-                self._passed += 1
+                self._passed.add(entry.path)

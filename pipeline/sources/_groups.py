@@ -82,15 +82,15 @@ class _Group:
             self._waiting.append(item)
             self.bytes += len(item.data) if isinstance(item, Image) else 0
         elif item.suffix == "json":
-            self._take(_fields(item), self._texts)
+            self._take(fields_of(item), self._texts)
         else:
             # A member of its own goes before a field of JSON that has its name, whichever comes first.
             self._texts.add(item.suffix)
-            self._take({item.suffix: _text(item)}, set())
+            self._take({item.suffix: text_of(item)}, set())
 
     def _take(self, fields: Any, settled: set[str]) -> None:
         for column in self._columns:
-            value = _at(fields, column.path)
+            value = field_at(fields, column.path)
             if value is not None and column.path not in settled:
                 self._known[column.name] = cast_value(value, column.kind)
 
@@ -104,7 +104,7 @@ class _Group:
                 yield item
 
 
-def _fields(side: Side) -> Any:
+def fields_of(side: Side) -> Any:
     """Return what JSON says; None where it says nothing or too much."""
     try:
         return json.loads(side.data) if side.whole else None
@@ -112,7 +112,8 @@ def _fields(side: Side) -> Any:
         return None
 
 
-def _text(side: Side) -> str | None:
+def text_of(side: Side) -> str | None:
+    """Return a text without the space around it; None where it is not UTF-8."""
     try:
         # A text that is cut may end within a character.
         return codecs.getincrementaldecoder("utf-8")().decode(side.data, final=side.whole).strip()
@@ -120,11 +121,11 @@ def _text(side: Side) -> str | None:
         return None
 
 
-def _at(fields: Any, path: str) -> Any:
+def field_at(fields: Any, path: str) -> Any:
     """Return the field at a path: by its whole name, or else by those between the dots."""
     if not isinstance(fields, dict):
         return None
     if path in fields:
         return fields[path]
     first, _, rest = path.partition(".")
-    return _at(fields.get(first), rest) if rest else None
+    return field_at(fields.get(first), rest) if rest else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pipeline.core.errors import UserError
@@ -39,6 +39,11 @@ class FolderSource:
     def skipped(self) -> int:
         """Files that do not match, system files and what is no regular file."""
         return self._found.skipped
+
+    @property
+    def skipped_by(self) -> Mapping[str, int]:
+        """The same by suffix."""
+        return self._found.skipped_by
 
     @property
     def unreadable(self) -> list[str]:

@@ -19,10 +19,11 @@ import torch
 
 from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.stats import Level, Stats
+from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded, pixels_of
 from pipeline.extract import Extractor
+from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
 
 Group = list[tuple[int, Decoded]]
@@ -70,6 +71,7 @@ class Described:
 class _Seen:
     """What was read of a shard so far: usable images with their encoded sizes, in order, and the others."""
 
+    repeats: Repeats
     images: list[tuple[ImageRow, int]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
@@ -97,9 +99,9 @@ class Describer:
         """Raise at the next image in whatever thread reads one."""
         self._stopped.set()
 
-    def __call__(self, items: Iterable[Image | Reject]) -> Described:
-        """Describe the images of a shard."""
-        seen = _Seen()
+    def __call__(self, items: Iterable[Image | Reject], *, last_counts: bool = False) -> Described:
+        """Describe the images of a shard. last_counts: of equal keys the last one counts, not the first."""
+        seen = _Seen(repeats=Repeats(last_counts))
         found: dict[int, DescriptorBatch] = {}
         with closing(self._groups(items, seen)) as groups:
             forwarded = ordered_map(
@@ -112,12 +114,17 @@ class Describer:
             )
             for rows, parts in forwarded:
                 found.update(zip(rows, parts, strict=True))
+        repeated, superseded = seen.repeats.settled(seen.images)
+        for what, count in seen.repeats.skipped.items():
+            self._stats.add(f"{SKIPPED}{what}", count)
         empty = sorted(row for row, part in found.items() if not len(part.vectors))
         rejects = seen.rejects + [
             Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
-            for image, size in (seen.images[row] for row in empty)
+            for image, size in (seen.images[row] for row in empty if row not in superseded)
         ]
-        live = [row for row in range(len(seen.images)) if row not in set(empty)]
+        rejects += [*repeated, *superseded.values()]
+        left_out = {*empty, *superseded}
+        live = [row for row in range(len(seen.images)) if row not in left_out]
         batch = DescriptorBatch.joined([found[row] for row in live], self._extractor.dim)
         return Described(images=[seen.images[row][0] for row in live], batch=batch, rejects=rejects)
 
@@ -138,7 +145,7 @@ class Describer:
         """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
         prepared = ordered_map(
             self._prepare,
-            self._timed(_without_duplicates(items)),
+            self._timed(seen.repeats.admitted(items)),
             pool=self._decoders,
             ahead=4 * self._decoding,
             budget=self._options.in_flight,
@@ -146,13 +153,17 @@ class Describer:
         )
         for item in prepared:
             if isinstance(item, Reject):
+                seen.repeats.note(item.key, -1)
                 seen.rejects.append(item)
+            elif isinstance(item, Repeat):
+                seen.repeats.add(item)
             else:
                 image, size, pixels = item
+                seen.repeats.note(image.key, len(seen.images))
                 seen.images.append((image, size))
                 yield len(seen.images) - 1, pixels
 
-    def _timed(self, items: Iterator[Image | Reject]) -> Iterator[Image | Reject]:
+    def _timed(self, items: Iterator[Image | Reject | Repeat]) -> Iterator[Image | Reject | Repeat]:
         """Count the time that is spent waiting for the store."""
         while True:
             started = time.perf_counter()
@@ -164,8 +175,8 @@ class Describer:
                 raise InterruptedError("the run is ending")
             yield item
 
-    def _prepare(self, item: Image | Reject) -> tuple[ImageRow, int, Decoded] | Reject:
-        if isinstance(item, Reject):
+    def _prepare(self, item: Image | Reject | Repeat) -> tuple[ImageRow, int, Decoded] | Reject | Repeat:
+        if isinstance(item, Reject | Repeat):
             return item
         self._stats.add("bytes", len(item.data))
         try:
@@ -178,7 +189,7 @@ class Describer:
             return Reject(key=item.key, uri=item.uri, reason=reason, bytes=len(item.data), status="unread")
         digest = hashlib.sha256(item.data).hexdigest()
         size = {"width": pixels.width, "height": pixels.height}
-        row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata)
+        row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata, span=item.span)
         self._queue.put()
         return row, len(item.data), pixels
 
@@ -220,16 +231,3 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def _without_duplicates(items: Iterable[Image | Reject]) -> Iterator[Image | Reject]:
-    """The first of equal keys counts; the others become duplicates, whatever they hold."""
-    seen: set[str] = set()
-    for item in items:
-        if item.key in seen:
-            size = len(item.data) if isinstance(item, Image) else item.bytes
-            reason = "another image of the shard has the same key"
-            yield Reject(key=item.key, uri=item.uri, reason=reason, bytes=size, status="duplicate")
-        else:
-            seen.add(item.key)
-            yield item

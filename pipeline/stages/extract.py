@@ -64,6 +64,7 @@ class ExtractWorker:
         self._source = source_spec(task.recipe).open(task.location)
         self._packs, self._max_read_errors = source_spec(task.recipe).packs, task.max_read_errors
         self._metadata = source_spec(task.recipe).kinds
+        self._last_counts = source_spec(task.recipe).last_counts
         device = choose_device(task.options.device)
         self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
@@ -117,9 +118,11 @@ class ExtractWorker:
 
     def _read(self, shard: Shard) -> Described:
         """Describe the images of a shard; a container that could not be read is read again from its beginning."""
+        last_counts = self._last_counts
         if self._packs:
-            return self._describe(unread.patient(self._source.images(shard), shard, self._max_read_errors))
-        return unread.persistent(lambda: self._describe(self._source.images(shard)))
+            images = unread.patient(self._source.images(shard), shard, self._max_read_errors)
+            return self._describe(images, last_counts=last_counts)
+        return unread.persistent(lambda: self._describe(self._source.images(shard), last_counts=last_counts))
 
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""

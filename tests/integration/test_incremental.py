@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,19 +176,6 @@ def test_i11_every_image_is_accounted_for(tmp_path: Path) -> None:
     assert all(r.reason for r in rejects)
     (source / "bad.jpg").unlink()
     assert run(source, root).images == {**counts, "seen": 6, "rejected": 2, "added": 0, "removed": 0}
-
-
-def test_the_first_of_equal_keys_counts(tmp_path: Path) -> None:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for data in (jpeg(1), jpeg(2)):
-            member = tarfile.TarInfo("same.jpg")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    write_files(tmp_path / "src", {"a.tar": out.getvalue()})
-    report = run(tmp_path / "src", tmp_path / "root")
-    assert (report.images["indexed"], report.images["duplicates"], report.images["seen"]) == (1, 1, 2)
-    assert top(tmp_path / "root", jpeg(1))[0][1] == pytest.approx(1.0, abs=2e-3)
 
 
 def test_past_the_reject_gate_nothing_is_published_and_nothing_is_lost(tmp_path: Path) -> None:
