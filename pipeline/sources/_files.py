@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError
 from pipeline.core.names import public_url
@@ -16,6 +17,7 @@ from pipeline.sources import MAX_IMAGE_BYTES
 READ_AHEAD = 8
 """Files read side by side: object stores answer slowly and many at a time."""
 IN_FLIGHT = 64 << 20
+NO_FILE = "no such file"
 
 
 def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
@@ -33,7 +35,7 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
         except (TransientError, AccessError):
             raise
         except NotFoundError:
-            return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
+            return Reject(key=entry.path, uri=uri, reason=NO_FILE, bytes=0)
         except StoreError as error:
             reason = str(error).removeprefix(f"{entry.path}: ")
             return Reject(key=entry.path, uri=uri, reason=f"cannot be read: {reason}", bytes=entry.size)
@@ -79,8 +81,32 @@ class NamedFiles:
             return Entry(path=name, size=0, etag=MISSING)
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """Read the files of a packed shard."""
-        return read_entries(self._store, shard)
+        """Read the files of a packed shard; a name that is no file is told from one with a label after it."""
+        for item in read_entries(self._store, shard):
+            if isinstance(item, Reject) and item.reason == NO_FILE:
+                yield replace(item, reason=f"{NO_FILE}{self._labelled(item.key)}")
+            else:
+                yield item
+
+    def _labelled(self, line: str) -> str:
+        """Return what more is to be said of a line that names no file: whether its beginning does."""
+        parts = [part.strip().strip("\"'") for part in before_label(line)]
+        path = next((part for part in parts if part and self._is_file(part)), "")
+        return f"; the line seems to hold a label after the path {path!r}" if path else ""
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return self._store.exists(name)
+        except (TransientError, AccessError):
+            raise
+        except StoreError:
+            return False
+
+
+def before_label(line: str) -> list[str]:
+    """Return what a line's path may be when something stands after it: up to the last separator, or to the first."""
+    ends = [line.rpartition(mark)[0] for mark in ("\t", ",", ";", " ")]
+    return [*ends, *(line.partition(mark)[0] for mark in ("\t", ",", ";", " ") if mark in line)]
 
 
 def too_large(size: int) -> str:

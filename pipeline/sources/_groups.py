@@ -114,8 +114,10 @@ def _fields(side: Side) -> Any:
 
 def _text(side: Side) -> str | None:
     try:
+        wide = side.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         # A text that is cut may end within a character.
-        return codecs.getincrementaldecoder("utf-8")().decode(side.data, final=side.whole).strip()
+        decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
+        return decoder.decode(side.data, final=side.whole).strip()
     except UnicodeDecodeError:
         return None
 

@@ -11,6 +11,7 @@ from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import absolute_location, public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store, open_store, split_location
+from pipeline.core.text import decoded
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -31,11 +32,9 @@ class Spec(SourceSpec):
         store, name = split_location(location)
         shown = public_url(location)
         try:
-            text = store.read(name).decode()
+            text = decoded(store.read(name), shown)
         except NotFoundError:
             raise UserError(shown, "does not exist", "check the path") from None
-        except UnicodeDecodeError:
-            raise UserError(shown, "is not UTF-8 text", "give a list of paths") from None
         images = self.files(location)
         names = [
             _relative(line.strip(), images.url, f"{shown} line {number}")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import join_location, public_url
 from pipeline.core.storage import Store, open_store
+from pipeline.core.text import decoded
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -24,11 +25,9 @@ class Spec(SourceSpec):
         """Read the records; a UserError names the line that cannot be used."""
         shown = public_url(location).rstrip("/")
         try:
-            text = open_store(location).read(RECORDS).decode()
+            text = decoded(open_store(location).read(RECORDS), f"{shown}/{RECORDS}")
         except NotFoundError:
             raise UserError(shown, f"has no {RECORDS}", "give a kapture folder or another --source-kind") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
         names = list(_names(text, f"{shown}/{RECORDS}"))
         return NamedFiles(self.files(location), names, self.match)
 
