@@ -9,7 +9,7 @@ from pipeline.evaluate.classes import Classes
 from pipeline.evaluate.ground_truth import Relevant, Revisited, RevisitedQuery
 from pipeline.evaluate.results import Ranking
 from pipeline.evaluate.revisited import score as revisited_score
-from pipeline.evaluate.tally import ClassTally, tally_of
+from pipeline.evaluate.tally import OUTSIDE, ClassTally, tally_of
 
 
 def ranking(query: str, keys: list[str]) -> Ranking:
@@ -19,7 +19,7 @@ def ranking(query: str, keys: list[str]) -> Ranking:
 def test_a_tally_by_keys_tells_what_scoring_at_once_tells() -> None:
     truth = {"q": frozenset({"a", "c"}), "p": frozenset({"b"}), "none": frozenset[str]()}
     found = {"q": ["b", "a", "c"], "p": ["b"], "none": ["a"]}
-    tally = tally_of(Relevant(relevant=truth))
+    tally = tally_of(Relevant(relevant=truth), {"a", "b", "c"})
     for query, keys in [*found.items(), ("stranger", ["a"])]:
         tally.add(ranking(query, keys))
     expected = score(found, truth)
@@ -39,17 +39,19 @@ def test_a_tally_by_the_revisited_protocol_tells_what_scoring_at_once_tells() ->
     )
     truth = Revisited(imlist=("i0", "i1", "i2", "i3"), qimlist=("q0", "q1"), gnd=gnd)
     orders = [[1, 2, 0, 3], [0, 3, 1, 2]]
-    tally = tally_of(truth)
+    tally = tally_of(truth, {"other.jpg", *(f"db/i{n}.png" for n in range(4))})
     for name, order in zip(("q1", "q0"), reversed(orders), strict=True):
-        # Stems name images; those outside imlist take no rank.
+        # Stems name images; those outside imlist are distractors.
         tally.add(ranking(f"folder/{name}.jpg", ["other.jpg", *(f"db/i{n}.png" for n in order)]))
-    expected = revisited_score([np.array(order) for order in orders], truth)
+    expected = revisited_score([np.array([OUTSIDE, *order]) for order in orders], truth)
+    without = revisited_score([np.array(order) for order in orders], truth)
+    assert expected["easy"].mean_average_precision != without["easy"].mean_average_precision
     body = tally.body()
     for protocol, scores in expected.items():
         assert body[protocol]["mAP"] == pytest.approx(scores.mean_average_precision)
         assert body[protocol]["queries"] == scores.queries
         assert body[protocol]["mP@5"] == pytest.approx(scores.precision[5])
-    assert body["ranked_of_imlist"] == 4
+    assert (body["ranked_of_imlist"], body["distractors"]) == (4, 1)
     assert set(tally.precisions()["easy"]) == {"q0"}
     assert set(tally.precisions()["hard"]) == {"q0", "q1"}
 
@@ -73,11 +75,11 @@ def test_images_that_do_not_count_take_no_rank_and_are_not_missed() -> None:
 
 
 def test_a_query_without_a_ranking_and_a_truth_without_positives_are_refused() -> None:
-    tally = tally_of(Relevant(relevant={"q": frozenset("a"), "p": frozenset("b")}))
+    tally = tally_of(Relevant(relevant={"q": frozenset("a"), "p": frozenset("b")}), {"a", "b"})
     tally.add(ranking("q", ["a"]))
     with pytest.raises(UserError, match="'p'"):
         tally.body()
-    empty = tally_of(Relevant(relevant={"q": frozenset()}))
+    empty = tally_of(Relevant(relevant={"q": frozenset()}), {"a"})
     empty.add(ranking("q", ["a"]))
     with pytest.raises(UserError, match="no query with relevant"):
         empty.body()
