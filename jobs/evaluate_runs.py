@@ -179,7 +179,7 @@ def _asked(index: SearchIndex, options: EvaluateOptions, images: Collection) -> 
 def _described(
     options: EvaluateOptions, index: SearchIndex, wanted: Mapping[str, Box | None], reporter: Reporter
 ) -> dict[str, Query]:
-    """Return the queries by name, in the order wanted, by the snapshot's own recipe; UserError when one has no image."""
+    """Return the queries by name, in the order wanted, by the snapshot's own recipe; UserError where one is missing."""
     source = FolderSpec().open(options.queries)
     entries = {entry.path: entry for entry in source.listing()}
     names = Names(list(wanted), "queries")

@@ -55,7 +55,7 @@ class Names:
         Where several keys are like a name the closest is meant, and the others are not. UserError naming both where two
         are equally close, or where a key is as close to two names that nothing else is closer to.
         """
-        found = {key: like for key in keys if (like := self.like(key))[1]}
+        found = {key: like for key in sorted(keys) if (like := self.like(key))[1]}
         closest: dict[int, tuple[int, str]] = {}
         for key, (distance, places) in found.items():
             for place in places:
