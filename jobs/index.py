@@ -16,6 +16,7 @@ from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from jobs.source_notes import source_notes
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
@@ -150,6 +151,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         packing = options.packing if source_spec(recipe).packs else None
         plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
     reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
+    for line in source_notes(plan, source_spec(recipe), options.source):
+        reporter.say(f"warning: {line}")
     return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=source.skipped)
 
 

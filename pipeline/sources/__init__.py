@@ -7,7 +7,7 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, Field
@@ -58,6 +58,10 @@ class SourceSpec(Spec):
     def files(self, location: str) -> Store:
         """Return where the files of a source that packs lie: the keys are names there. Nothing is listed or read."""
         return open_store(location)
+
+    def notes(self, location: str, entries: Sequence[Entry]) -> list[str]:  # noqa: ARG002 - kinds need them
+        """Return what is worth knowing before containers are read, a line each; reads little of each."""
+        return []
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -8,13 +8,14 @@ only: extension types are read as what they store, never interpreted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import NotFoundError, ShardError
+from pipeline.core.errors import NotFoundError, ShardError, StoreError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
@@ -25,6 +26,8 @@ from pipeline.sources._names import RowNames, place_of
 SUFFIX = ".parquet"
 BATCH_ROWS, BATCH_BYTES = 4096, 16 << 20
 """Rows of a batch at most, and bytes that they take as the footer has it."""
+LARGE_GROUP = 256 << 20
+"""Bytes of a row group from which on it is named: its pages can be as large as itself."""
 NAME_ROWS = 1 << 14
 READ_BYTES = 8 << 20
 """Bytes of a column chunk that are read at a time."""
@@ -46,6 +49,16 @@ class Spec(CarryingSpec):
     def open(self, location: str) -> ParquetSource:
         """Open the folder or the file; a UserError when a local one is not there."""
         return ParquetSource(self, Containers(location, SUFFIX))
+
+    def notes(self, location: str, entries: Sequence[Entry]) -> list[str]:
+        """Name files with a row group that takes a worker much memory; reads footers. See pipeline.sources."""
+        store = Containers(location, SUFFIX).store
+        found = []
+        for entry in entries:
+            # What cannot be read now is for the worker to report.
+            with suppress(pa.ArrowException, OSError, StoreError), store.open(entry.path) as file:
+                found.append(large_group(_opened(file).metadata, entry.path))
+        return [line for line in found if line]
 
 
 class ParquetSource(ContainerSource[Spec]):
@@ -106,6 +119,19 @@ class ParquetSource(ContainerSource[Spec]):
                     if not self._spec.match or self._spec.wants(item.key):
                         yield item
                 number += batch.num_rows
+
+
+def large_group(metadata: pq.FileMetaData, path: str, limit: int = LARGE_GROUP) -> str:
+    """Return a line on the largest row group of a file if it has more bytes than `limit`; "" otherwise."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max(groups, key=lambda group: int(group.total_byte_size), default=None)
+    if largest is None or largest.total_byte_size <= limit:
+        return ""
+    rows = max(1, largest.num_rows * (limit // 4) // largest.total_byte_size)
+    return (
+        f"{path} has a row group of {largest.num_rows} rows and {largest.total_byte_size / 1e6:,.0f} MB, of which a "
+        f"worker may need twice as much memory; write it with row_group_size={rows}"
+    )
 
 
 def batch_rows(metadata: pq.FileMetaData, columns: Sequence[str], groups: Sequence[int]) -> int:
