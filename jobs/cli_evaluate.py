@@ -42,6 +42,9 @@ def evaluate(
     depth: Annotated[
         int | None, typer.Option(min=1, help="Results per query. [default: all; fewer for --classes beyond 20,000]")
     ] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option(help="Go on although ground truth names queries or images that are not there.")
+    ] = False,
     snapshot: Snapshot = "",
     index: Index = "",
     effort: Annotated[
@@ -62,7 +65,8 @@ def evaluate(
 ) -> int:
     """Score rankings against ground truth, or compare two snapshots by it.
 
-    mAP, P@k, R@k and nDCG@k, or the revisited Oxford/Paris protocol, by the form of the file.
+    mAP, P@k, R@k and nDCG@k, or the revisited Oxford/Paris protocol, by the form of the file. In the revisited form
+    images that imlist does not name are negatives. Ground truth of which more than 5 % is unknown is refused.
     """
     options = evaluate_job.EvaluateOptions(
         root=root,
@@ -84,6 +88,7 @@ def evaluate(
         export=export,
         results=results,
         version=version_of(root, snapshot) if snapshot else None,
+        allow_unknown=allow_unknown,
     )
     if compare is not None:
         data = compare_job.compare(options, *compare, Reporter(), resamples=resamples)

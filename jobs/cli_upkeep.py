@@ -18,7 +18,9 @@ from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
 from jobs.units import human_bytes
 from pipeline.core.errors import UserError
+from pipeline.core.names import public_url
 from pipeline.core.storage import split_location
+from pipeline.core.text import decoded
 from pipeline.stages.expire import DAY, Retention
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys of images, as queries print them.")]
@@ -164,7 +166,7 @@ def _keys(keys: list[str] | None, from_file: str | None) -> list[str]:
     found = list(keys or [])
     if from_file is not None:
         store, name = split_location(from_file)
-        found += [line for line in store.read(name).decode().splitlines() if line]
+        found += [line for line in decoded(store.read(name), f"--from {public_url(from_file)}").splitlines() if line]
     if not found:
         raise UserError("no keys", "were given", "name them, or a file with --from")
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs._main import run_module
 from jobs.evaluate_runs import EvaluateOptions, run_of, truth_of
+from jobs.output import printable
 from jobs.progress import Reporter
 from pipeline.core import staging
 from pipeline.core.errors import NotFoundError, UserError
@@ -20,6 +21,7 @@ from pipeline.core.names import public_url
 from pipeline.core.storage import split_location
 from pipeline.evaluate import revisited
 from pipeline.evaluate.classes import Classes
+from pipeline.evaluate.ground_truth import GroundTruth
 from pipeline.evaluate.results import Asked, Results, ResultsWriter
 from pipeline.evaluate.tally import ClassTally, Tally, tally_of
 from pipeline.search.engine import SearchIndex
@@ -84,7 +86,7 @@ def _of_file(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
             raise UserError(shown, "does not exist", "check the path") from None
         results = Results(path, shown)
         truth = truth_of(options)
-        tally = tally_of(truth) if truth is not None else _class_tally(options, results)
+        tally = _file_tally(options, results, truth)
         with reporter.phase("score", None, "queries") as phase:
             shortest = None
             for ranking in results.rankings():
@@ -92,6 +94,15 @@ def _of_file(options: EvaluateOptions, reporter: Reporter) -> dict[str, Any]:
                 shortest = len(ranking.keys) if shortest is None else min(shortest, len(ranking.keys))
                 phase.advance()
     return told(results.asked, tally, shortest)
+
+
+def _file_tally(options: EvaluateOptions, results: Results, truth: GroundTruth | None) -> Tally:
+    if truth is None:
+        return _class_tally(options, results)
+    keys = results.keys()
+    # An image that no cut ranking holds may be in the collection all the same.
+    whole = results.asked.images is not None and len(keys) == results.asked.images
+    return tally_of(truth, keys, allow_unknown=options.allow_unknown, whole=whole)
 
 
 def _class_tally(options: EvaluateOptions, results: Results) -> ClassTally:
@@ -120,6 +131,7 @@ def lines(data: dict[str, Any]) -> list[str]:
             f"each asks for the others of its class, itself left out; {data['classes']} classes"
             + (f"; {left} do not ask" if left else "")
         )
+    rows += _unknown(data.get("unknown"))
     if "mAP" in data:
         precision, recall, ndcg = (
             ", ".join(f"{name}@{k} {value:.3f}" for k, value in data[f"{name}@k"].items())
@@ -128,9 +140,25 @@ def lines(data: dict[str, Any]) -> list[str]:
         return [*rows, f"mAP {data['mAP']:.4f}, {precision}", recall, ndcg]
     for protocol in revisited.PROTOCOLS:
         found = data[protocol]
+        if found["mAP"] is None:
+            rows.append(f"{protocol:<6} {found['why']}")
+            continue
         precision = ", ".join(f"mP@{k} {found[f'mP@{k}']:.4f}" for k in revisited.AT)
         rows.append(f"{protocol:<6} mAP {found['mAP']:.4f}, {precision} over {found['queries']} queries")
+    if data["distractors"]:
+        rows.append(f"{data['distractors']} images that imlist does not name count as negatives")
     return rows
+
+
+def _unknown(unknown: dict[str, Any] | None) -> list[str]:
+    """Return what ground truth names in vain."""
+    if unknown is None or not (unknown["queries"] or unknown["images"]):
+        return []
+    shown = ", ".join(map(printable, unknown.get("examples", ())))
+    parts = [f"{unknown['images']} of {unknown['of']} images of the ground truth are unknown and count as missed"]
+    parts[0] += f" ({shown})" if shown else ""
+    parts += [f"{unknown['queries']} queries have no image and do not count"] if unknown["queries"] else []
+    return ["; ".join(parts)]
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ from jobs.query import read_image
 from pipeline.core.errors import UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
-from pipeline.core.types import Image, Ints, Reject, Shard
+from pipeline.core.types import Entry, Ints, Reject, Shard
 from pipeline.evaluate.classes import OWN_FOLDER, Classes
 from pipeline.evaluate.ground_truth import GroundTruth, Relevant, parse_ground_truth
+from pipeline.evaluate.matching import Names
 from pipeline.evaluate.rank import Collection, Ranker, collection, depth_for
 from pipeline.evaluate.results import Asked, Ranking
-from pipeline.evaluate.tally import ClassTally, Tally, stem, tally_of
+from pipeline.evaluate.tally import ClassTally, Tally, tally_of
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
+from pipeline.sources import Source
 from pipeline.sources.folder import Spec as FolderSpec
 from pipeline.stages.describe import choose_device
 
@@ -35,7 +37,8 @@ class EvaluateOptions:
     depth: how many results are ranked; None ranks all, except where classes have very many images (see rank.py).
     rerank: None for what a query for ten results re-ranks. effort: nprobe, ef_search or checks of the index kind.
     expand, augment: (K, ALPHA) of query expansion and of database augmentation, which ranks exactly whatever the index.
-    export: a .parquet file for the rankings. version: the snapshot, None for the latest.
+    export: a .parquet file for the rankings. version: the snapshot, None for the latest. allow_unknown: go on although
+    ground truth names queries without an image, or many images that are not in the collection.
     """
 
     root: str = ""
@@ -57,6 +60,7 @@ class EvaluateOptions:
     export: str = ""
     results: str = ""
     version: int | None = None
+    allow_unknown: bool = False
 
     def check(self) -> None:
         """Raise a UserError where options do not go together."""
@@ -105,14 +109,14 @@ def run_of(
     images = collection(index)
     if truth is None:
         return _by_classes(options, index, images, only)
-    wanted = _wanted(truth)
-    queries = _described(options, index, wanted, reporter)
+    tally = tally_of(truth, set(images.keys), allow_unknown=options.allow_unknown)
+    described = _described(options, index, _wanted(truth), reporter)
     # A ranking that is cut short counts every positive beyond it as missed: rank everything there is.
     ranker = _ranker(options, index, images, options.depth or max(1, len(images)))
     return Run(
-        rankings=ranker.by_queries(list(wanted), queries),
-        queries=len(wanted),
-        tally=tally_of(truth),
+        rankings=ranker.by_queries(list(described), list(described.values())),
+        queries=len(described),
+        tally=tally,
         asked=_asked(index, options, images),
     )
 
@@ -174,41 +178,42 @@ def _asked(index: SearchIndex, options: EvaluateOptions, images: Collection) -> 
 
 def _described(
     options: EvaluateOptions, index: SearchIndex, wanted: Mapping[str, Box | None], reporter: Reporter
-) -> list[Query]:
-    """Return the queries, in the order wanted, by the snapshot's own recipe; UserError when one has no image."""
+) -> dict[str, Query]:
+    """Return the queries by name, in the order wanted, by the snapshot's own recipe; UserError where one is missing."""
+    source = FolderSpec().open(options.queries)
+    entries = {entry.path: entry for entry in source.listing()}
+    names = Names(list(wanted), "queries")
+    images = {names.names[place]: entries[path] for path, place in names.match(entries).items()}
+    absent = [name for name in wanted if name not in images]
+    if absent and not (options.allow_unknown and images):
+        raise UserError(
+            public_url(options.queries),
+            f"has no image for {len(absent)} of {len(wanted)} queries, for example for query {absent[0]!r}",
+            "check the names, or go on with --allow-unknown",
+        )
     extractor = QueryExtractor(open_store(options.root), index.snapshot.recipe, choose_device(options.device))
     described: dict[str, Query] = {}
-    with reporter.phase("describe", len(wanted), "queries") as phase:
-        for name, data in _query_images(options.queries, set(wanted)):
-            described[name] = extractor.describe(data, name, wanted[name], options.box_scale)
+    with reporter.phase("describe", len(images), "queries") as phase:
+        for name in (name for name in wanted if name in images):
+            described[name] = extractor.describe(_bytes(source, images[name]), name, wanted[name], options.box_scale)
             phase.advance(1)
-    missing = [name for name in wanted if name not in described]
-    if missing:
-        raise UserError(public_url(options.queries), f"has no image for query {missing[0]!r}", "check the names")
-    return [described[name] for name in wanted]
+    return described
 
 
 def _wanted(truth: GroundTruth) -> dict[str, Box | None]:
-    """Return the queries by key (by stem in revisited form), each with its box (x, y, width, height)."""
+    """Return the queries by name, each with its box (x, y, width, height)."""
     if isinstance(truth, Relevant):
         return dict.fromkeys(truth.relevant)
     wanted: dict[str, Box | None] = {}
     for name, query in zip(truth.qimlist, truth.gnd, strict=True):
         box = query.box
-        wanted[stem(name)] = None if box is None else (box[0], box[1], box[2] - box[0], box[3] - box[1])
+        wanted[name] = None if box is None else (box[0], box[1], box[2] - box[0], box[3] - box[1])
     return wanted
 
 
-def _query_images(folder: str, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name as wanted, bytes) of the images in a folder that are queries, by key or by stem."""
-    source = FolderSpec().open(folder)
-    for entry in source.listing():
-        name = entry.path if entry.path in wanted else stem(entry.path)
-        if name not in wanted:
-            continue
-        shard = Shard(id="", uri=folder, bytes=entry.size, etag="", entries=(entry,))
-        for item in source.images(shard):
-            if isinstance(item, Reject):
-                raise UserError(item.uri, item.reason, "check the query folder")
-            assert isinstance(item, Image), "a source yields images and rejects"
-            yield name, item.data
+def _bytes(source: Source, entry: Entry) -> bytes:
+    """Return a query's image; UserError when it cannot be read."""
+    (item,) = source.images(Shard(id="", uri="", bytes=entry.size, etag="", entries=(entry,)))
+    if isinstance(item, Reject):
+        raise UserError(item.uri, item.reason, "check the query folder")
+    return item.data

@@ -19,6 +19,7 @@ from jobs.progress import Reporter
 from jobs.reasons import Reason
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from jobs.source_notes import source_notes
 from jobs.units import skipped_words
 from pipeline.core import stats
 from pipeline.core.errors import UserError
@@ -189,6 +190,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     reporter.say(f"plan: {plan.reason}" + (f", {skipped_words(skipped, by)}" if skipped else ""))
     for name in unreadable:
         reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
+    for line in source_notes(plan, spec, options.source):
+        reporter.say(f"warning: {line}")
     return _Planned(
         built=built,
         recipe=recipe,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +25,19 @@ def emit(data: dict[str, Any], *, as_json: bool, lines: list[str] | None = None)
     """Print the JSON object, or the lines."""
     console = Console(highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(data, ensure_ascii=False))
+        print(json.dumps(finite(data), ensure_ascii=False, allow_nan=False))
     else:
         for line in lines or []:
             console.print(line, markup=False)
+
+
+def finite(value: Any) -> Any:
+    """Return JSON types with null in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def notices(label: str) -> list[str]:

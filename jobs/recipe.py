@@ -127,7 +127,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
                 f"--recipe {public_url(name)}", "is no file and no named recipe", f"named: {known}"
             ) from None
     try:
-        body = tomllib.loads(text.decode())
+        body = tomllib.loads(text.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--recipe {public_url(name)}", f"is not TOML ({error})", "correct the file") from None
     indexes = body.get("indexes")

@@ -30,7 +30,7 @@ def token_of(file: str) -> str:
     text = os.environ.get(TOKEN, "")
     if file:
         try:
-            text = Path(file).read_text(encoding="utf-8")
+            text = Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError):
             raise UserError(f"--token-file {file}", "cannot be read", "name a file of one line") from None
     token = text.strip()

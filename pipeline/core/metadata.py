@@ -11,14 +11,15 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal, cast, get_args
 
 from pipeline.core.errors import UserError
+from pipeline.core.moments import in_utc, moment_of
 
 Kind = Literal["string", "int64", "float64", "bool", "timestamp"]
-"""timestamp: to the microsecond, in UTC, without saying so."""
+"""timestamp: to the microsecond, in UTC, without saying so; see pipeline.core.moments."""
 Value = str | int | float | bool | datetime | None
 
 RESERVED = {"key", "uri", "width", "height", "sha256", "descriptor", "image_row", "box", "scale", "score"}
@@ -103,15 +104,6 @@ def plain(metadata: Mapping[str, Value]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in metadata.items()}
 
 
-def moment(text: str) -> datetime:
-    """Return a time of ISO 8601 in UTC, or the first moment of a date; ValueError when it is neither."""
-    return _utc(datetime.fromisoformat(text.strip()))
-
-
-def _utc(value: datetime) -> datetime:
-    return value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo is not None else value
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode()
@@ -120,7 +112,7 @@ def _text(value: Any) -> str:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError("not a finite number")
     elif isinstance(value, datetime):
-        value = _utc(value).isoformat()
+        value = in_utc(value).isoformat()
     elif isinstance(value, date):
         value = value.isoformat()
     elif isinstance(value, list | dict):
@@ -168,20 +160,10 @@ def _truth(value: Any) -> bool:
     return truths[found]
 
 
-def _moment(value: Any) -> datetime:
-    if isinstance(value, str):
-        return moment(value)
-    if isinstance(value, datetime):
-        return _utc(value)
-    if isinstance(value, date):
-        return datetime.combine(value, time())
-    raise TypeError("no time")
-
-
 _CASTS: dict[str, Callable[[Any], Value]] = {
     "string": _text,
     "int64": _integer,
     "float64": _real,
     "bool": _truth,
-    "timestamp": _moment,
+    "timestamp": moment_of,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +78,18 @@ def _query(entry: Any, number: int, images: int, name: str) -> RevisitedQuery:
         fits = isinstance(value, list) and all(type(i) is int and 0 <= i < images for i in value)
         if not fits or value is None:
             raise UserError(name, f"gnd[{number}] has no list {kind!r} of indices into imlist", "indices begin at 0")
-        lists[kind] = tuple(value)
+        lists[kind] = tuple(dict.fromkeys(value))
+    for one, other in (("easy", "hard"), ("easy", "junk"), ("hard", "junk")):
+        both = set(lists[one]) & set(lists[other])
+        if both:
+            raise UserError(name, f"gnd[{number}] has image {min(both)} in {one} and in {other}", "leave it in one")
     box = entry.get("bbx")
     if box is not None:
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
             raise UserError(name, f"gnd[{number}] has a bbx that is not four numbers", "write x0, y0, x1, y1")
         box = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
     return RevisitedQuery(easy=lists["easy"], hard=lists["hard"], junk=lists["junk"], box=box)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
@@ -133,6 +134,13 @@ class Results:
             scored = "score" in self._columns
             scores = table["score"].to_numpy().astype(np.float32) if scored else np.zeros(len(keys), np.float32)
             yield Ranking(query=query, keys=keys, scores=scores)
+
+    def keys(self) -> set[str]:
+        """Return the keys of all images that are ranked somewhere in the file."""
+        found: set[str] = set()
+        for batch in self._file.iter_batches(batch_size=ROWS, columns=["key"]):
+            found.update(pc.unique(batch.column(0)).to_pylist())
+        return found
 
     def _runs(self) -> Iterator[tuple[str, list[pa.Table]]]:
         """Yield the rows of each query; a query may go on in the next batch."""

@@ -21,10 +21,10 @@ PROTOCOLS = ("easy", "medium", "hard")
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolScores:
-    """Means over queries that have positives; precision[k] is mP@k."""
+    """Means over queries that have positives, None where there are none; precision[k] is mP@k."""
 
-    mean_average_precision: float
-    precision: dict[int, float]
+    mean_average_precision: float | None
+    precision: dict[int, float | None]
     queries: int
 
 
@@ -50,7 +50,8 @@ class JudgedQuery:
 def judge(ranking: Ints, query: RevisitedQuery) -> dict[str, JudgedQuery]:
     """Score a ranking (m,) of image indices, best first, by the protocols in which the query has positives.
 
-    A positive that is not ranked adds nothing to AP.
+    A positive that is not ranked adds nothing to AP. -1 is an image outside imlist, any number of them: a negative, as
+    the million distractors of the protocol are.
     """
     found = {}
     for protocol in PROTOCOLS:
@@ -65,7 +66,7 @@ def judge(ranking: Ints, query: RevisitedQuery) -> dict[str, JudgedQuery]:
 
 
 def means(queries: Sequence[Mapping[str, JudgedQuery]]) -> dict[str, ProtocolScores]:
-    """Average each protocol over the queries that have positives in it; not a number where there are none."""
+    """Average each protocol over the queries that have positives in it; None where there are none."""
     scores = {}
     for protocol in PROTOCOLS:
         mine = [query[protocol] for query in queries if protocol in query]
@@ -77,8 +78,8 @@ def means(queries: Sequence[Mapping[str, JudgedQuery]]) -> dict[str, ProtocolSco
     return scores
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def score(rankings: Sequence[Ints], truth: Revisited) -> dict[str, ProtocolScores]:

@@ -5,8 +5,7 @@ One tally per form of ground truth: keys of relevant images, the revisited proto
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,14 @@ from pipeline.evaluate import average_precision, revisited
 from pipeline.evaluate.average_precision import Judged, judged, ranks_of
 from pipeline.evaluate.classes import Classes, class_of
 from pipeline.evaluate.ground_truth import GroundTruth, Relevant, Revisited
+from pipeline.evaluate.matching import REMEDY, Names, missing
 from pipeline.evaluate.results import Ranking
+
+FEW = 0.05
+"""Share of the images that ground truth names which may be unknown: rejected ones, or deleted since it was written."""
+EXAMPLES = 3
+OUTSIDE = -1
+"""An image that imlist does not name."""
 
 
 class Tally(Protocol):
@@ -35,71 +41,130 @@ class Tally(Protocol):
         ...
 
 
-def stem(name: str) -> str:
-    """Return a name without folders and suffix: what the revisited form calls an image."""
-    return PurePosixPath(name).stem
+def tally_of(truth: GroundTruth, keys: Collection[str], *, allow_unknown: bool = False, whole: bool = True) -> Tally:
+    """Return the tally of a ground-truth file, over rankings of the images of these keys.
+
+    UserError when more than FEW of the images that it names are unknown, unless that is allowed. whole: whether keys
+    are all images that could be ranked; where they are not, only ground truth of which nothing is known is refused.
+    """
+    form = RelevantTally if isinstance(truth, Relevant) else RevisitedTally
+    tally: RelevantTally | RevisitedTally = form(truth, keys, allow_unknown)  # type: ignore[arg-type]
+    few = FEW * tally.images if whole else tally.images - 1
+    if len(tally.unknown) > few and not allow_unknown:
+        shown = ", ".join(map(repr, tally.unknown[:EXAMPLES]))
+        raise UserError(
+            "ground truth",
+            f"names {len(tally.unknown)} of {tally.images} images that are unknown, for example {shown}; "
+            f"known are such as {next(iter(sorted(keys)), '')!r}",
+            "name images by their keys, or go on with --allow-unknown",
+        )
+    return tally
 
 
-def tally_of(truth: GroundTruth) -> Tally:
-    """Return the tally of a ground-truth file."""
-    return RelevantTally(truth) if isinstance(truth, Relevant) else RevisitedTally(truth)
+class _QueryTally:
+    """What the tallies of ground-truth files share: which query a ranking is of, and what is unknown.
+
+    images: how many images ground truth names; unknown: those that no key goes by, which count as missed.
+    """
+
+    def __init__(self, queries: Sequence[str], images: int, unknown: list[str], allow_unknown: bool) -> None:
+        self.images, self.unknown = images, unknown
+        self._queries = Names(queries, "queries")
+        self._allow_unknown = allow_unknown
+        self._ranked: dict[int, tuple[int, str]] = {}
+
+    def _place(self, query: str, *, exact: bool) -> int | None:
+        """Return the number of the query that a ranking is of; None where it is of none, or another one is closer.
+
+        exact: whether only the name itself counts. UserError where two rankings are equally close to a query.
+        """
+        distance, places = self._queries.like(query)
+        if len(places) != 1 or (exact and distance):
+            return None
+        (place,) = places
+        before, first = self._ranked.get(place, (distance, query))
+        if before < distance:
+            return None
+        if before == distance and first != query:
+            why = f"has the query {self._queries.names[place]!r}, which may mean {first!r} or {query!r}"
+            raise UserError("ground truth", why, REMEDY)
+        self._ranked[place] = (distance, query)
+        return place
+
+    def _told(self) -> dict[str, Any]:
+        """Return what is unknown; UserError when a query has no ranking, unless that is allowed."""
+        absent = [name for place, name in enumerate(self._queries.names) if place not in self._ranked]
+        if absent and not self._allow_unknown:
+            why = f"asks for query {absent[0]!r}, of which there is no ranking"
+            raise UserError("ground truth", why, "check the names, or go on with --allow-unknown")
+        unknown = {"queries": len(absent), "images": len(self.unknown), "of": self.images}
+        return {"unknown": unknown | ({"examples": self.unknown[:EXAMPLES]} if self.unknown else {})}
 
 
-class RelevantTally:
+class RelevantTally(_QueryTally):
     """By the keys of relevant images; queries without any are skipped and counted."""
 
-    def __init__(self, truth: Relevant) -> None:
+    def __init__(self, truth: Relevant, keys: Collection[str], allow_unknown: bool = False) -> None:
+        relevant = set().union(*truth.relevant.values())
+        unknown = sorted(relevant.difference(keys))
+        super().__init__(list(truth.relevant), len(relevant), unknown, allow_unknown)
         self._truth = truth.relevant
         self._judged: dict[str, Judged] = {}
-        self._seen: set[str] = set()
 
     def add(self, ranking: Ranking) -> None:
         """Score one ranking; queries that the ground truth does not know do not count."""
-        relevant = self._truth.get(ranking.query)
-        if relevant is None:
+        place = self._place(ranking.query, exact=True)
+        if place is None:
             return
-        self._seen.add(ranking.query)
+        name = self._queries.names[place]
+        relevant = self._truth[name]
         if relevant:
-            self._judged[ranking.query] = judged(ranks_of(ranking.keys, relevant), len(relevant))
+            self._judged[name] = judged(ranks_of(ranking.keys, relevant), len(relevant))
 
     def body(self) -> dict[str, Any]:
         """Return means; UserError when a query has not been answered, or none has relevant images."""
-        _all_there(self._truth, self._seen)
-        return plain_body(self._judged, len(self._seen) - len(self._judged))
+        told = self._told()
+        return {**plain_body(self._judged, len(self._ranked) - len(self._judged)), **told}
 
     def precisions(self) -> dict[str, dict[str, float]]:
         """See Tally."""
         return {"": {query: found.average_precision for query, found in self._judged.items()}}
 
 
-class RevisitedTally:
-    """By the revisited protocol; images and queries go by their stems."""
+class RevisitedTally(_QueryTally):
+    """By the revisited protocol. Images that imlist does not name are negatives, as its distractors are."""
 
-    def __init__(self, truth: Revisited) -> None:
+    def __init__(self, truth: Revisited, keys: Collection[str], allow_unknown: bool = False) -> None:
+        names = Names(truth.imlist, "imlist")
+        self._number = names.match(keys)
+        super().__init__(truth.qimlist, len(truth.imlist), missing(names, self._number), allow_unknown)
         self._truth = truth
-        self._number = {stem(name): place for place, name in enumerate(truth.imlist)}
-        self._query = {stem(name): place for place, name in enumerate(truth.qimlist)}
         self._judged: dict[str, dict[str, revisited.JudgedQuery]] = {}
-        self._ranked = len(truth.imlist)
+        self._outside = len(keys) - len(self._number)
+        self._of_imlist = len(truth.imlist)
 
     def add(self, ranking: Ranking) -> None:
-        """Score one ranking; indexed images outside imlist are not part of the benchmark and take no rank."""
-        name = stem(ranking.query)
-        if name not in self._query:
+        """Score one ranking; queries that the ground truth does not know do not count."""
+        place = self._place(ranking.query, exact=False)
+        if place is None:
             return
-        known = (self._number.get(stem(key)) for key in ranking.keys)
-        numbers = np.array([number for number in known if number is not None], dtype=np.int64)
-        self._ranked = min(self._ranked, len(numbers))
-        self._judged[name] = revisited.judge(numbers, self._truth.gnd[self._query[name]])
+        numbers = np.array([self._number.get(key, OUTSIDE) for key in ranking.keys], dtype=np.int64)
+        self._of_imlist = min(self._of_imlist, int((numbers != OUTSIDE).sum()))
+        self._judged[self._queries.names[place]] = revisited.judge(numbers, self._truth.gnd[place])
 
     def body(self) -> dict[str, Any]:
-        """Return the means of each protocol; UserError when a query has not been answered."""
-        _all_there(self._query, set(self._judged))
-        body: dict[str, Any] = {"queries": len(self._judged), "ranked_of_imlist": self._ranked}
-        for protocol, result in revisited.means([self._judged[name] for name in self._query]).items():
+        """Return the means of each protocol, null where no query has positives in it; UserError as for Relevant."""
+        told = self._told()
+        body: dict[str, Any] = {"queries": len(self._judged), "ranked_of_imlist": self._of_imlist}
+        body["distractors"] = self._outside
+        means = revisited.means(list(self._judged.values()))
+        if not any(result.queries for result in means.values()):
+            raise UserError("ground truth", "has no query with positives", "check the file")
+        for protocol, result in means.items():
             precision = {f"mP@{k}": value for k, value in result.precision.items()}
-            body[protocol] = {"mAP": result.mean_average_precision, "queries": result.queries, **precision}
-        return body
+            why = {} if result.queries else {"why": "no query has positives in this protocol"}
+            body[protocol] = {"mAP": result.mean_average_precision, "queries": result.queries, **precision, **why}
+        return {**body, **told}
 
     def precisions(self) -> dict[str, dict[str, float]]:
         """See Tally."""
@@ -167,9 +232,3 @@ def plain_body(queries: Mapping[str, Judged], skipped: int) -> dict[str, Any]:
         "R@k": {str(k): value for k, value in scores.recall.items()},
         "nDCG@k": {"all" if k is None else str(k): value for k, value in scores.ndcg.items()},
     }
-
-
-def _all_there(wanted: Mapping[str, Any], answered: set[str]) -> None:
-    missing = next((query for query in wanted if query not in answered), None)
-    if missing is not None:
-        raise UserError("ground truth", f"asks for query {missing!r}, of which there is no ranking", "check the names")

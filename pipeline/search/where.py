@@ -22,7 +22,8 @@ import sqlglot
 from sqlglot import exp
 
 from pipeline.core.errors import UserError
-from pipeline.core.metadata import Kind, moment
+from pipeline.core.metadata import Kind
+from pipeline.core.moments import moment
 
 BUILT_IN: dict[str, Kind] = {"key": "string", "width": "int64", "height": "int64"}
 """Columns of every descriptor file that a condition may name, beside those of metadata."""
@@ -278,8 +279,7 @@ def _regular(pattern: str) -> str:
     """
     if len(pattern) > LONGEST_PATTERN:
         raise _RefusedError(f"has a LIKE of {len(pattern)} characters, more than {LONGEST_PATTERN}")
-    signs = {"%": ".*", "_": "."}
-    short = re.sub("%+", "%", pattern)
+    signs, short = {"%": ".*", "_": "."}, re.sub("%+", "%", pattern)
     body = (signs.get(sign) or (sign if sign.isalnum() else f"\\x{{{ord(sign):x}}}") for sign in short)
     return rf"(?s)\A{''.join(body)}\z"
 

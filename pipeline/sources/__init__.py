@@ -122,6 +122,10 @@ class SourceSpec(Spec):
         """Return where the files of a source that packs lie: the keys are names there. Nothing is listed or read."""
         return open_store(location)
 
+    def notes(self, location: str, entries: Sequence[Entry]) -> list[str]:  # noqa: ARG002 - kinds need them
+        """Return what is worth knowing before containers are read, a line each; reads little of each."""
+        return []
+
     @property
     def columns(self) -> tuple[Column, ...]:
         """Metadata that images come with, sorted by name; kinds that carry none have none."""

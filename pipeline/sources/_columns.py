@@ -1,33 +1,95 @@
-"""Columns of encoded images, or of vectors, and of metadata in Arrow tables: finding them, and turning rows into items.
+"""Columns of encoded images, or of vectors, and of metadata in Arrow schemas: which is which. Reads no rows.
 
-Plain Arrow storage only: extension types are read as what they store, never interpreted.
+Plain Arrow storage only: extension types are read as what they store, never interpreted; dictionaries as their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.errors import ShardError
-from pipeline.core.metadata import Column, Value, cast_value
-from pipeline.core.types import Image, Reject
-from pipeline.sources import MAX_IMAGE_BYTES
-from pipeline.sources._files import too_large
+from pipeline.core.metadata import Column
 
 COLUMN_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "data")
 """Names that a column of encoded images goes by when it is not a struct of bytes and path."""
+PATH_NAMES = ("path", "file_name", "filename", "file_path", "name")
+"""Fields that name an image in a struct whose bytes are not called "bytes"."""
+Form = Literal["bytes", "struct", "vector"]
 
 
-def columns_of(schema: pa.Schema, image: str, key: str) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What to read of a table. image: the column of images or vectors; key: the column of names, "" for none.
+
+    form: what a cell is, or each item of it where `listed`. data, path: fields of a struct; path is "" for none.
+    """
+
+    image: str
+    key: str = ""
+    form: Form
+    listed: bool = False
+    data: str = ""
+    path: str = ""
+
+    @property
+    def read(self) -> list[str]:
+        """Columns that hold images and their names."""
+        return [self.image, self.key] if self.key else [self.image]
+
+    @property
+    def names(self) -> list[str]:
+        """Columns, or fields of structs, that hold names alone; [] where rows are numbered."""
+        if self.key:
+            return [self.key]
+        return [f"{self.image}.{self.path}"] if self.path and not self.listed else []
+
+
+def columns_of(schema: pa.Schema, image: str, key: str) -> Columns:
     """Return the column of images or vectors, and that of keys where one is wanted; ShardError lists what there is."""
     column = image_column(schema, image)
     if key and key not in schema.names:
-        raise ShardError(f"has no column {key!r}, only {', '.join(schema.names)}")
-    return (column, key) if key else (column,)
+        raise ShardError(f"has no column {key!r}, only {', '.join(schema.names)}; set key_column to one of them")
+    kind = plain(schema.field(column).type)
+    if is_vector(kind):
+        return Columns(image=column, key=key, form="vector")
+    listed = _is_list(kind)
+    kind = plain(kind.value_type) if listed else kind
+    if _is_binary(kind):
+        return Columns(image=column, key=key, form="bytes", listed=listed)
+    data = _data_field(kind)
+    names = [field.name for field in kind]
+    named = ("path",) if data == "bytes" else PATH_NAMES
+    path = next((name for name in named if name in names and name != data), "")
+    return Columns(image=column, key=key, form="struct", listed=listed, data=data, path=path)
+
+
+def image_column(schema: pa.Schema, wanted: str) -> str:
+    """Return the column of images, or else of vectors; ShardError lists the columns where it is not clear which.
+
+    Structs of bytes and path go first, then plain bytes, then vectors of floats, then whatever else can hold images.
+    """
+    shown = ", ".join(schema.names)
+    if wanted:
+        usable = wanted in schema.names and any(test(schema.field(wanted).type) for test in _USABLE)
+        if not usable:
+            raise ShardError(
+                f"has no column {wanted!r} of image bytes or of vectors, only {shown}; set image_column to one"
+            )
+        return wanted
+    for tests in (_FIRST, _SECOND):
+        candidates = ([field for field in schema if test(field.type)] for test in tests)
+        there = next((fields for fields in candidates if fields), [])
+        named = [name for name in COLUMN_NAMES for field in there if field.name == name and not is_vector(field.type)]
+        if len(there) == 1 or named:
+            return str(there[0].name) if len(there) == 1 else named[0]
+    raise ShardError(
+        f"has no single column of image bytes among {shown}; set image_column (in a recipe file: [source] "
+        'image_column = "NAME")'
+    )
 
 
 def metadata_columns(schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
@@ -38,45 +100,17 @@ def metadata_columns(schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
     return [column.path for column in columns]
 
 
-def items_of(
-    batch: pa.RecordBatch,
-    columns: tuple[str, ...],
-    start: int,
-    path: str,
-    uri: str,
-    metadata: Sequence[Column] = (),
-) -> Iterator[Image | Reject]:
-    """Yield the rows of a batch, the first of which is row `start` of its file."""
-    values = _storage(batch.column(batch.schema.get_field_index(columns[0])))
-    names = [None] * batch.num_rows
-    if len(columns) > 1:
-        names = batch.column(batch.schema.get_field_index(columns[1])).to_pylist()
-    told = _metadata(batch, metadata)
-    for number, (value, name, known) in enumerate(zip(values, names, told, strict=True), start=start):
-        yield _item(_plain_value(value), name, number, path, uri, known)
+def plain(kind: pa.DataType) -> pa.DataType:
+    """Return what a type stores: without extension types and dictionaries."""
+    while isinstance(kind, pa.BaseExtensionType | pa.DictionaryType):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
+    return kind
 
 
-def _storage(column: pa.Array) -> pa.Array:
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
-
-
-def _plain_value(value: pa.Scalar) -> Any:
-    """Return the bytes, the struct, or a vector as little-endian float32."""
-    if isinstance(value, pa.ListScalar) and value.is_valid:
-        return np.asarray(value.values.to_numpy(zero_copy_only=False), "<f4").tobytes()
-    return value.as_py()
-
-
-def _item(value: Any, name: Any, number: int, path: str, uri: str, metadata: Mapping[str, Value]) -> Image | Reject:
-    data, inner = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    key = f"{path}/{name if name is not None else inner or f'{number:09d}'}"
-    where = f"{uri}#row={number}"
-    if data is None:
-        reason = f"holds no bytes, only the path {inner}" if inner else "is null"
-        return Reject(key=key, uri=where, reason=reason, bytes=0)
-    if len(data) > MAX_IMAGE_BYTES:
-        return Reject(key=key, uri=where, reason=too_large(len(data)), bytes=len(data))
-    return Image(key=key, uri=where, data=data, metadata=metadata)
+def is_vector(kind: pa.DataType) -> bool:
+    """Tell whether cells are lists of numbers."""
+    kind = plain(kind)
+    return _is_list(kind) and bool(_is_number(plain(kind.value_type)))
 
 
 def _is_there(schema: pa.Schema, path: str) -> bool:
@@ -85,88 +119,72 @@ def _is_there(schema: pa.Schema, path: str) -> bool:
         return int(schema.get_field_index(path)) >= 0
     first, _, rest = path.partition(".")
     place = schema.get_field_index(first)
-    if not rest or place < 0 or not pa.types.is_struct(_plain(schema.field(place))):
+    if not rest or place < 0 or not pa.types.is_struct(plain(schema.field(place).type)):
         return False
-    return _is_there(pa.schema(list(_plain(schema.field(place)))), rest)
+    return _is_there(pa.schema(list(plain(schema.field(place).type))), rest)
 
 
-def _metadata(batch: pa.RecordBatch, columns: Sequence[Column]) -> list[dict[str, Value]]:
-    """Return the metadata of each row."""
-    rows: list[dict[str, Value]] = [{} for _ in range(batch.num_rows)]
-    for column in columns:
-        for row, value in zip(rows, _simple(_column(batch, column.path)), strict=True):
-            row[column.name] = cast_value(_plain_scalar(value), column.kind)
-    return rows
+def _is_list(kind: pa.DataType) -> bool:
+    lists = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    return any(getattr(pa.types, test)(kind) for test in lists)
 
 
-def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
-    if path in batch.schema.names:
-        return _storage(batch.column(batch.schema.get_field_index(path)))
-    first, _, rest = path.partition(".")
-    inner = _storage(batch.column(batch.schema.get_field_index(first)))
-    # A null struct has null fields, which `field` does not say.
-    names = [field.name for field in inner.type]
-    fields = [pc.struct_field(inner, place) for place in range(len(names))]
-    return _column(pa.RecordBatch.from_arrays(fields, names=names), rest)
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = ("is_binary", "is_large_binary", "is_binary_view", "is_fixed_size_binary")
+    return any(getattr(pa.types, test)(kind) for test in tests)
 
 
-def _simple(values: pa.Array) -> pa.Array:
-    """Return values as Python has them without pandas: no dictionaries, times to the microsecond in UTC."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_timestamp(values.type):
-        zone = values.type.tz
-        values = pc.cast(values, pa.timestamp("us", zone), safe=False)
-        return values.cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us")) if zone else values
-    return pc.cast(values, pa.float32()) if pa.types.is_float16(values.type) else values
+def _is_text(kind: pa.DataType) -> bool:
+    return any(getattr(pa.types, test)(kind) for test in ("is_string", "is_large_string", "is_string_view"))
 
 
-def _plain_scalar(value: pa.Scalar) -> Any:
-    """Return a value of Arrow's as one of Python's; None where Python has none, as for a year beyond 9999."""
-    try:
-        return value.as_py()
-    except (ValueError, OverflowError):
-        return None
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def image_column(schema: pa.Schema, wanted: str) -> str:
-    """Return the column of images, or else of vectors; ShardError lists the columns where it is not clear which."""
-    names = ", ".join(schema.names)
-    if wanted:
-        kinds = (_is_struct, _is_bytes, is_vector)
-        if wanted not in schema.names or not any(kind(schema.field(wanted)) for kind in kinds):
-            raise ShardError(f"has no column {wanted!r} of image bytes or of vectors, only {names}")
-        return wanted
-    structs = [field.name for field in schema if _is_struct(field)]
-    if len(structs) == 1:
-        return str(structs[0])
-    plain = [field.name for field in schema if _is_bytes(field)]
-    for name in COLUMN_NAMES:
-        if name in (structs or plain):
-            return name
-    if not structs and len(plain) == 1:
-        return str(plain[0])
-    vectors = [field.name for field in schema if is_vector(field)]
-    if not structs and not plain and len(vectors) == 1:
-        return str(vectors[0])
-    raise ShardError(f"has no single column of image bytes among {names}; name it in the recipe as image_column")
+def _data_field(kind: pa.DataType) -> str:
+    """Return the field of a struct that holds encoded bytes: "bytes", or else the only one that can; "" for none."""
+    if not pa.types.is_struct(kind):
+        return ""
+    if any(field.name == "bytes" and (_is_binary(plain(field.type)) or _is_text(plain(field.type))) for field in kind):
+        return "bytes"
+    there = [field.name for field in kind if _is_binary(plain(field.type))]
+    return str(there[0]) if len(there) == 1 else ""
 
 
-def _plain(field: pa.Field) -> pa.DataType:
-    return field.type.storage_type if isinstance(field.type, pa.BaseExtensionType) else field.type
+def _is_bytes_and_path(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return _data_field(kind) == "bytes"
 
 
-def _is_struct(field: pa.Field) -> bool:
-    kind = _plain(field)
-    return pa.types.is_struct(kind) and "bytes" in {inner.name for inner in kind}
-
-
-def is_vector(field: pa.Field) -> bool:
-    kind = _plain(field)
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in lists) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _is_bytes(field: pa.Field) -> bool:
-    kind = _plain(field)
+def _is_bytes(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_floats(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return is_vector(kind) and bool(pa.types.is_floating(kind.value_type))
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    kind = plain(kind)
+    return _is_binary(kind) or bool(_data_field(kind))
+
+
+def _is_images(kind: pa.DataType) -> bool:
+    kind = plain(kind)
+    return _is_list(kind) and _is_image(kind.value_type)
+
+
+def _is_small_integers(kind: pa.DataType) -> bool:
+    """Tell whether cells are quantised vectors: lists of larger integers are rather tokens or counts."""
+    kind = plain(kind)
+    return is_vector(kind) and plain(kind.value_type) in (pa.int8(), pa.uint8())
+
+
+Test = Callable[[pa.DataType], bool]
+_FIRST: tuple[Test, ...] = (_is_bytes_and_path, _is_bytes, _is_floats)
+_SECOND: tuple[Test, ...] = (_is_image, _is_images, _is_small_integers)
+"""What was recognised first stays so: a default never changes what an existing recipe reads."""
+_USABLE: tuple[Test, ...] = (_is_image, _is_images, is_vector)

@@ -13,6 +13,7 @@ from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._found import Found
+from pipeline.sources._names import place_of
 
 S = TypeVar("S", bound=SourceSpec)
 
@@ -83,9 +84,10 @@ class ContainerSource(Generic[S]):
 
         The URI may stem from another place that held the same files: where it begins does not count.
         """
-        file, mark, row = uri.rpartition("#row=")
-        if not mark or not row.isdecimal():
+        place = place_of(uri)
+        if place is None:
             return ""
+        file, *_ = place
         above = (key[:end] for end, letter in enumerate(key) if letter == "/")
         paths = [path for path in above if file.endswith(f"/{path}")]
         # Several fit only where a folder is named as the container in it is, and the image's own name begins so too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
 from pipeline.core.names import escaped, public_url
@@ -18,6 +19,7 @@ READ_AHEAD = 8
 IN_FLIGHT = 64 << 20
 READS = 2
 """Times that a file is read before it counts as unread."""
+NO_FILE = "no such file"
 
 
 def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
@@ -31,7 +33,7 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
     def read(entry: Entry) -> Image | Reject:
         uri = f"{base}/{entry.path}"
         if entry.etag == MISSING:
-            return Reject(key=entry.path, uri=uri, reason="no such file", bytes=0)
+            return Reject(key=entry.path, uri=uri, reason=NO_FILE, bytes=0)
         if entry.size > MAX_IMAGE_BYTES:
             return Reject(key=entry.path, uri=uri, reason=too_large(entry.size), bytes=entry.size)
         reason = ""
@@ -96,8 +98,32 @@ class NamedFiles:
             return Entry(path=name, size=0, etag=MISSING)
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """Read the files of a packed shard."""
-        return read_entries(self._store, shard)
+        """Read the files of a packed shard; a name that is no file is told from one with a label after it."""
+        for item in read_entries(self._store, shard):
+            if isinstance(item, Reject) and item.reason == NO_FILE:
+                yield replace(item, reason=f"{NO_FILE}{self._labelled(item.key)}")
+            else:
+                yield item
+
+    def _labelled(self, line: str) -> str:
+        """Return what more is to be said of a line that names no file: whether its beginning does."""
+        parts = [part.strip().strip("\"'") for part in before_label(line)]
+        path = next((part for part in parts if part and self._is_file(part)), "")
+        return f"; the line seems to hold a label after the path {path!r}" if path else ""
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return self._store.exists(name)
+        except AccessError:
+            raise
+        except (StoreError, OSError):
+            return False
+
+
+def before_label(line: str) -> list[str]:
+    """Return what a line's path may be when something stands after it: up to the last separator, or to the first."""
+    ends = [line.rpartition(mark)[0] for mark in ("\t", ",", ";", " ")]
+    return [*ends, *(line.partition(mark)[0] for mark in ("\t", ",", ";", " ") if mark in line)]
 
 
 def why_not(error: BaseException, path: str) -> str:

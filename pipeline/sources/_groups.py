@@ -115,8 +115,10 @@ def fields_of(side: Side) -> Any:
 def text_of(side: Side) -> str | None:
     """Return a text without the space around it; None where it is not UTF-8."""
     try:
+        wide = side.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         # A text that is cut may end within a character.
-        return codecs.getincrementaldecoder("utf-8")().decode(side.data, final=side.whole).strip()
+        decoder = codecs.getincrementaldecoder("utf-16" if wide else "utf-8-sig")()
+        return decoder.decode(side.data, final=side.whole).strip()
     except UnicodeDecodeError:
         return None
 

@@ -1,21 +1,24 @@
 """Arrow files as Hugging Face's `save_to_disk` leaves them: columns of encoded images, or of vectors.
 
-Read as streams, which is what that library writes, or else as files of the Arrow IPC format.
+Read as streams, which is what that library writes, or else as files of the Arrow IPC format. Memory is that of one
+record batch.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from typing import BinaryIO, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
 from pipeline.core.errors import NotFoundError, ShardError
-from pipeline.core.types import Image, Reject, Shard
+from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
-from pipeline.sources._columns import columns_of, items_of, metadata_columns
+from pipeline.sources._cells import Table, names_of
+from pipeline.sources._columns import Columns, columns_of, metadata_columns
 from pipeline.sources._containers import Containers, ContainerSource
+from pipeline.sources._names import RowNames, place_of
 
 SUFFIX = ".arrow"
 MAGIC = b"ARROW1"
@@ -42,41 +45,89 @@ class ArrowSource(ContainerSource[Spec]):
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
         (entry,) = shard.entries
-        uri, number = self._containers.uri(entry), 0
         try:
-            with self._containers.store.open(entry.path) as file:
-                schema, batches = _opened(file)
-                columns = columns_of(schema, self._spec.image_column, self._spec.key_column)
-                metadata = self._spec.columns
-                metadata_columns(schema, metadata)
-                for batch in batches:
-                    for item in items_of(batch, columns, number, entry.path, uri, metadata):
+            with self._containers.store.open(entry.path) as raw:
+                file = _File(raw)
+                metadata = metadata_columns(file.schema, self._spec.columns)
+                columns = columns_of(file.schema, self._spec.image_column, self._spec.key_column)
+                table = Table(
+                    path=entry.path,
+                    uri=self._containers.uri(entry),
+                    columns=columns,
+                    names=RowNames(_all_names(file, columns)),
+                    metadata=self._spec.columns,
+                )
+                number = 0
+                for batch in file.batches([*columns.read, *metadata]):
+                    for item in table.items(batch, number):
                         if self._spec.selects(item.key):
                             yield item
                     number += batch.num_rows
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         except (pa.ArrowException, OSError) as error:
-            line = " ".join(str(error).split())[:160]
-            raise ShardError(f"is no sound Arrow file ({line})") from None
+            raise _unsound(error) from None
+
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
+        """Return one row's image, passing over the batches before it; ShardError as for `images`."""
+        place = place_of(uri)
+        if place is None:
+            return None
+        _, row, item = place
+        try:
+            with self._containers.store.open(entry.path) as raw:
+                file = _File(raw)
+                columns = columns_of(file.schema, self._spec.image_column, self._spec.key_column)
+                table = Table(path=entry.path, uri=self._containers.uri(entry), columns=columns)
+                number = 0
+                for batch in file.batches(columns.read):
+                    if row < number + batch.num_rows:
+                        return table.picked(batch.slice(row - number, 1), row, item, key)
+                    number += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise _unsound(error) from None
+        return None
 
 
-def _opened(file: BinaryIO) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    magic = file.read(len(MAGIC))
-    file.seek(-len(END), io.SEEK_END)
-    whole = file.read() == END
-    file.seek(0)
-    if magic == MAGIC:
-        reader = pa.ipc.open_file(file)
-        return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
-    # A stream that breaks off between two batches looks complete to Arrow.
-    if not whole:
-        raise ShardError("truncated: the stream has no end")
-    stream = pa.ipc.open_stream(file)
-    return stream.schema, _to_the_end(stream)
+class _File:
+    """An Arrow file of either format; its batches can be read several times."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._stream = file.read(len(MAGIC)) != MAGIC
+        if self._stream:
+            # A stream that breaks off between two batches looks complete to Arrow.
+            file.seek(-len(END), io.SEEK_END)
+            if file.read() != END:
+                raise ShardError("truncated: the stream has no end")
+        self.schema: pa.Schema = self._reader(None).schema
+
+    def _reader(self, options: pa.ipc.IpcReadOptions | None) -> Any:
+        self._file.seek(0)
+        return (pa.ipc.open_stream if self._stream else pa.ipc.open_file)(self._file, options=options)
+
+    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the record batches in their order, with the columns wanted alone."""
+        first = {name.split(".")[0] for name in wanted} | set(wanted)
+        fields = [place for place, field in enumerate(self.schema) if field.name in first]
+        reader = self._reader(pa.ipc.IpcReadOptions(included_fields=fields))
+        if not self._stream:
+            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            return
+        for batch in reader:
+            batch.validate()
+            yield batch
 
 
-def _to_the_end(stream: pa.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
-    for batch in stream:
-        batch.validate()
-        yield batch
+def _all_names(file: _File, columns: Columns) -> Iterator[str]:
+    """Yield the names of all rows; nothing where rows are numbered. A stream has no map: its batches are read whole."""
+    if not columns.names:
+        return
+    number = 0
+    for batch in file.batches([columns.key or columns.image]):
+        yield from names_of(batch, columns, number)
+        number += batch.num_rows
+
+
+def _unsound(error: Exception) -> ShardError:
+    return ShardError(f"is no sound Arrow file ({' '.join(str(error).split())[:160]})")

@@ -12,6 +12,7 @@ from pipeline.core.local import LocalStore
 from pipeline.core.names import absolute_location, public_url
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store, file_name, open_store, split_location
+from pipeline.core.text import decoded
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -35,13 +36,9 @@ class Spec(SourceSpec):
         images = self.files(location)
         try:
             # Local file names are bytes, of whatever encoding; keys on S3 are UTF-8.
-            text = store.read(name).decode("utf-8", "surrogateescape" if isinstance(images, LocalStore) else "strict")
+            text = decoded(store.read(name), shown, other_bytes=isinstance(images, LocalStore))
         except NotFoundError:
             raise UserError(shown, "does not exist", "check the path") from None
-        except UnicodeDecodeError:
-            raise UserError(shown, "is not UTF-8 text", "give a list of paths") from None
-        if "\0" in text:
-            raise UserError(shown, "is not UTF-8 text", "give a list of paths")
         names = [
             _relative(line.strip(), images, f"{shown} line {number}")
             for number, line in enumerate(text.split("\n"), start=1)

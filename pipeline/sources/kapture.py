@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import join_location, public_url
 from pipeline.core.storage import Store, file_name, open_store
+from pipeline.core.text import decoded
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import NamedFiles
 
@@ -27,11 +28,9 @@ class Spec(SourceSpec):
         """Read the records; a UserError names the line that cannot be used."""
         shown = public_url(location).rstrip("/")
         try:
-            text = open_store(location).read(RECORDS).decode()
+            text = decoded(open_store(location).read(RECORDS), f"{shown}/{RECORDS}")
         except NotFoundError:
             raise UserError(shown, f"has no {RECORDS}", "give a kapture folder or another --source-kind") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{shown}/{RECORDS}", "is not UTF-8 text", "write it anew") from None
         images = self.files(location)
         names = [file_name(images, name) for name in _names(text, f"{shown}/{RECORDS}")]
         return NamedFiles(images, names, self.selects)

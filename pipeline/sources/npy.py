@@ -6,25 +6,30 @@ Vectors are handed over as float32 (see extract/precomputed.py). No pickle is ev
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from pipeline.core.errors import NotFoundError, ShardError
+from pipeline.core.errors import NotFoundError, ShardError, UserError
 from pipeline.core.storage import Store
-from pipeline.core.types import Image, Reject, Shard
+from pipeline.core.text import decoded
+from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._containers import Containers, ContainerSource
+from pipeline.sources._names import RowNames, is_key, place_of, uri_of
 
 SUFFIX = ".npy"
-_ROWS = 4096
+ROWS, BLOCK_BYTES = 4096, 16 << 20
+"""Rows that are read at a time at most, and bytes."""
 
 
 class Spec(SourceSpec):
     """Beside X.npy its names lie in X + `names`, one per line; rows are numbered where there is no such file.
 
-    The key is "<npy path>/<name>". A matrix is taken to have changed when its own file has.
+    The key is "<npy path>/<name>"; names that a file repeats get the row number, "<name>#<row>". A matrix is taken to
+    have changed when its own file has.
     """
 
     packs: ClassVar[bool] = False
@@ -46,19 +51,42 @@ class NpySource(ContainerSource[Spec]):
         try:
             with store.open(entry.path) as file:
                 rows, dim, dtype = _header(file)
-                names = _names(store, entry.path.removesuffix(entry.path[-len(SUFFIX) :]) + self._spec.names, rows)
-                for start in range(0, rows, _ROWS):
-                    count = min(_ROWS, rows - start)
-                    data = file.read(count * dim * dtype.itemsize)
-                    if len(data) != count * dim * dtype.itemsize:
-                        raise ShardError(f"truncated: {rows} rows of {dim} {dtype} values were announced")
-                    matrix = np.frombuffer(data, dtype).reshape(count, dim).astype("<f4")
-                    for place, row in enumerate(matrix, start=start):
-                        key = f"{entry.path}/{names[place] if names else f'{place:09d}'}"
-                        if self._spec.selects(key):
-                            yield Image(key=key, uri=f"{uri}#row={place}", data=row.tobytes())
+                lines = _Lines.of(store, entry.path.removesuffix(entry.path[-len(SUFFIX) :]) + self._spec.names, rows)
+                names = RowNames(lines)
+                for row, vector in enumerate(_vectors(file, rows, dim, dtype)):
+                    key = f"{entry.path}/{names.unique(lines[row], row) if len(lines) else f'{row:09d}'}"
+                    if self._spec.selects(key):
+                        yield Image(key=key, uri=uri_of(uri, row), data=vector)
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
+
+    def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
+        """Return one row's vector, reading that row alone; None when the row has another name, or there is none."""
+        place = place_of(uri)
+        store = self._containers.store
+        with store.open(entry.path) as file:
+            rows, dim, dtype = _header(file)
+            if place is None or place[1] >= rows:
+                return None
+            row = place[1]
+            lines = _Lines.of(store, entry.path.removesuffix(entry.path[-len(SUFFIX) :]) + self._spec.names, rows)
+            name = lines[row] if len(lines) else f"{row:09d}"
+            if not is_key(key, f"{entry.path}/{name}", row, place[2]):
+                return None
+            file.seek(row * dim * dtype.itemsize, io.SEEK_CUR)
+            return next(_vectors(file, 1, dim, dtype))
+
+
+def _vectors(file: BinaryIO, rows: int, dim: int, dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """Yield rows from where the file stands, as little-endian float32; a block of them is in memory at a time."""
+    step = max(1, min(ROWS, BLOCK_BYTES // (dim * dtype.itemsize)))
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        data = file.read(count * dim * dtype.itemsize)
+        if len(data) != count * dim * dtype.itemsize:
+            raise ShardError(f"truncated: {rows} rows of {dim} {dtype} values were announced")
+        for vector in np.frombuffer(data, dtype).reshape(count, dim).astype("<f4"):
+            yield vector.tobytes()
 
 
 def _header(file: BinaryIO) -> tuple[int, int, np.dtype[Any]]:
@@ -76,17 +104,42 @@ def _header(file: BinaryIO) -> tuple[int, int, np.dtype[Any]]:
     return shape[0], shape[1], dtype
 
 
-def _names(store: Store, path: str, rows: int) -> list[str]:
-    """Return the names, or [] when there is no such file; ShardError unless there is one for each row."""
-    try:
-        names = store.read(path).decode().split("\n")
-    except NotFoundError:
-        return []
-    except UnicodeDecodeError:
-        raise ShardError(f"has names in {path} that are not UTF-8") from None
-    names = [name.strip() for name in names]
-    while names and not names[-1]:
-        names.pop()
-    if len(names) != rows:
-        raise ShardError(f"has {rows} rows, and {path} has {len(names)} names")
-    return names
+class _Lines:
+    """The lines of a text file of names, without an object for each: its bytes, and where lines begin."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+        self._starts = np.concatenate([[0], ends + 1, [len(data) + 1]]).astype(np.int64)
+
+    @classmethod
+    def of(cls, store: Store, path: str, rows: int) -> _Lines:
+        """Return the names in a file, or none when there is no such file; ShardError unless there is one per row."""
+        try:
+            data = store.read(path)
+        except NotFoundError:
+            return cls.none()
+        try:
+            text = decoded(data, path).rstrip()
+        except UserError as error:
+            raise ShardError(f"has names in {path}, which {error.reason}; {error.remedy}") from None
+        lines = cls(text.encode()) if text else cls.none()
+        if len(lines) != rows:
+            raise ShardError(f"has {rows} rows, and {path} has {len(lines)} names")
+        return lines
+
+    @classmethod
+    def none(cls) -> _Lines:
+        """Return no lines."""
+        lines = cls(b"")
+        lines._starts = np.zeros(1, np.int64)
+        return lines
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, place: int) -> str:
+        return self._data[int(self._starts[place]) : int(self._starts[place + 1]) - 1].decode().strip()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[place] for place in range(len(self)))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from pipeline.evaluate.ground_truth import Relevant, Revisited, RevisitedQuery, 
 from pipeline.evaluate.revisited import positives_and_junk, score
 
 
-def slow_ap(ranking: list[int], positives: set[int], junk: set[int]) -> float:
+def slow_ap(ranking: Sequence[object], positives: set[Any], junk: set[Any]) -> float:
     """The protocol step by step: take junk out, then add trapezoids."""
     clean = [image for image in ranking if image not in junk]
     ap, old_recall, old_precision, found = 0.0, 0.0, 1.0, 0
@@ -65,6 +67,13 @@ def test_the_revisited_benchmarks_are_scored_to_the_digit(real_data: Path, golde
             assert found[protocol].precision[k] == pytest.approx(values[f"mP@{k}"], rel=1e-9)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_file(encoding: str) -> None:
+    plain = parse_ground_truth('{"caf\u00e9.jpg": ["a.jpg"]}'.encode(encoding), "gt.json")
+    assert isinstance(plain, Relevant)
+    assert plain.relevant == {"caf\u00e9.jpg": frozenset({"a.jpg"})}
+
+
 def test_both_forms_are_told_apart() -> None:
     plain = parse_ground_truth(b'{"q.jpg": ["a.jpg"]}', "gt.json")
     assert isinstance(plain, Relevant)
@@ -86,6 +95,14 @@ def test_both_forms_are_told_apart() -> None:
         (b'{"imlist": ["a"], "qimlist": ["q"], "gnd": []}', "one entry per query"),
         (b'{"imlist": ["a"], "qimlist": ["q"], "gnd": [{"easy": [1], "hard": [], "junk": []}]}', r"gnd\[0\].*easy"),
         (b'{"imlist": ["a"], "qimlist": ["q"], "gnd": [{"easy": [], "hard": [], "junk": [], "bbx": 1}]}', "bbx"),
+        (
+            b'{"imlist": [], "qimlist": ["q"], "gnd": [{"easy": [], "hard": [], "junk": [], "bbx": [0, 0, 1, NaN]}]}',
+            "bbx",
+        ),
+        (
+            b'{"imlist": ["a"], "qimlist": ["q"], "gnd": [{"easy": [0], "hard": [], "junk": [0]}]}',
+            "in easy and in junk",
+        ),
         (b'{"imlist": 3, "qimlist": [], "gnd": []}', "imlist"),
     ],
 )

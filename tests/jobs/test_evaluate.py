@@ -24,6 +24,7 @@ from pipeline.evaluate.average_precision import score
 from pipeline.search.engine import SearchIndex, SearchOptions
 from tests.builders import encoded, images, jpeg, run, tar_bytes, write_files
 from tests.evaluate.roots import FILE, clustered, published
+from tests.evaluate.test_revisited import slow_ap
 
 NAMES = [f"class-{n % 6}/{n:03d}.jpg" for n in range(58)] + ["alone/058.jpg", "059.jpg"]
 
@@ -175,6 +176,52 @@ def test_query_images_score_alike_from_a_file(pictures: Path, tmp_path: Path) ->
     assert told(results=file, ground_truth=str(truth)) == direct
     with pytest.raises(UserError, match="what classes"):
         told(results=file, classes=True)
+
+
+def test_equal_stems_and_distractors_count_as_the_protocol_has_it(tmp_path: Path) -> None:
+    # Equal stems in two folders, and a third folder that imlist does not name.
+    files = {f"{folder}/{n}.jpg": jpeg(10 * seed + n) for seed, folder in enumerate("abd") for n in range(3)}
+    run(write_files(tmp_path / "src", files), tmp_path / "root")
+    write_files(tmp_path / "q", {"1.jpg": files["d/0.jpg"]})
+    asked = {"root": str(tmp_path / "root"), "queries": str(tmp_path / "q"), "ground_truth": str(tmp_path / "gt.json")}
+
+    def scored(imlist: list[str], **gnd: list[int]) -> dict[str, Any]:
+        body = {"imlist": imlist, "qimlist": ["1"], "gnd": [{"easy": [], "hard": [], "junk": [], **gnd}]}
+        (tmp_path / "gt.json").write_text(json.dumps(body))
+        return told(**asked, export=str(tmp_path / "r.parquet"))
+
+    every = [f"{folder}/{n}.jpg" for folder in "ab" for n in range(3)]
+    found = scored(every, easy=[1, 4])
+    order = pq.read_table(tmp_path / "r.parquet")["key"].to_pylist()
+    assert order[0] == "d/0.jpg", "the query itself is a distractor here, and comes first"
+    assert found["easy"]["mAP"] == pytest.approx(slow_ap(order, {"a/1.jpg", "b/1.jpg"}, set()))
+    assert (found["distractors"], found["ranked_of_imlist"]) == (3, 6)
+    assert "3 images that imlist does not name count as negatives" in "\n".join(lines(found))
+    assert told(results=str(tmp_path / "r.parquet"), ground_truth=asked["ground_truth"]) == found
+    assert (found["medium"]["mAP"] or 0) <= 1
+    assert found["hard"]["mAP"] is None
+    assert "hard   no query has positives" in "\n".join(lines(found))
+    with pytest.raises(UserError, match=r"'1' in imlist may mean 'a/1.jpg' or 'b/1.jpg'"):
+        scored(["1", "2"], easy=[0])
+
+
+def test_ground_truth_of_another_collection_is_refused_unless_it_is_allowed(pictures: Path, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"a.jpg": ["0001.jpg", "0008.jpg"], "z.jpg": ["0004.jpg"]}))
+    asked = {"root": str(pictures / "root"), "queries": str(pictures / "queries"), "ground_truth": str(truth)}
+    with pytest.raises(UserError, match=r"names 3 of 3 images that are unknown, for example '0001.jpg'"):
+        told(**asked)
+    found = told(**asked, allow_unknown=True)
+    assert (found["mAP"], found["queries"]) == (0.0, 1)
+    assert found["unknown"] == {"queries": 1, "images": 3, "of": 3, "examples": ["0001.jpg", "0004.jpg", "0008.jpg"]}
+    assert "3 of 3 images of the ground truth are unknown and count as missed" in "\n".join(lines(found))
+    truth.write_text(json.dumps({"a.jpg": ["a.tar/even/0001.jpg"], "z.jpg": ["b.tar/odd/0008.jpg"]}))
+    with pytest.raises(UserError, match=r"no image for 1 of 2 queries, for example for query 'z.jpg'"):
+        told(**asked)
+    write_files(tmp_path / "twice", {"x/a.jpg": jpeg(1), "y/a.jpg": jpeg(2)})
+    truth.write_text(json.dumps({"a.jpg": ["a.tar/even/0001.jpg"]}))
+    with pytest.raises(UserError, match=r"'a.jpg' in queries may mean 'x/a.jpg' or 'y/a.jpg'"):
+        told(**{**asked, "queries": str(tmp_path / "twice")})
 
 
 def test_a_class_may_be_spread_over_tars(pictures: Path) -> None:

@@ -155,6 +155,8 @@ def test_a_port_that_is_taken_is_said(command: list[str], tmp_path: Path) -> Non
 def test_tokens_and_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SIGHTLINE_SERVE_TOKEN", "a-token-of-the-environment\n")
     assert token_of("") == "a-token-of-the-environment"
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfa-token-out-of-a-file\r\n")
+    assert token_of(str(tmp_path / "token")) == "a-token-out-of-a-file"
     (tmp_path / "token").write_text("short")
     with pytest.raises(UserError, match="no word of 16"):
         token_of(str(tmp_path / "token"))

@@ -73,6 +73,18 @@ def test_a_group_goes_by_its_folder_and_the_name_up_to_the_first_dot(tmp_path: P
     }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path, encoding: str) -> None:
+    files = {
+        "x.jpg": b"1",
+        "x.txt": "un café".encode(encoding),
+        "x.cls": "7".encode(encoding),
+        "x.json": json.dumps({"license": "cc0"}).encode(encoding),
+    }
+    declared = {"txt": "string", "cls": "int64", "license": "string"}
+    assert from_tar(tmp_path, files, **declared) == {"x.jpg": {"txt": "un café", "cls": 7, "license": "cc0"}}
+
+
 def test_a_group_that_is_split_is_two(tmp_path: Path) -> None:
     files = {"x.jpg": b"1", "y.jpg": b"2", "x.json": SIDE, "z.json": SIDE, "x.png": b"3", "z.jpg": b"4"}
     assert set(map(str, from_tar(tmp_path, files).values())) == {str(NOTHING)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import ShardError, UserError
+from pipeline.core.stats import category
 from pipeline.core.types import Image, Reject, Shard
 from pipeline.sources import SourceSpec, filelist, folder, kapture, parquet
 from pipeline.sources._detect import detect
-from tests.builders import images, tar_bytes, write_files, write_parquet
+from tests.builders import images, jpeg, tar_bytes, write_files, write_parquet
 
 FILES = images(3)
 
@@ -79,6 +81,52 @@ def test_a_listed_file_that_is_not_there_is_a_reject(tmp_path: Path) -> None:
     found = read(filelist.Spec(), tmp_path / "l.txt")
     assert isinstance(found[1], Reject)
     assert found[1].reason == "no such file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0000.jpg 3",
+        "0000.jpg\t3\tcat",
+        "0000.jpg,3",
+        '"0000.jpg",3',
+        "0000.jpg;3",
+        "0000.jpg PINHOLE 64 48 50 50 32 24",
+    ],
+)
+def test_a_label_after_a_path_is_recognised(tmp_path: Path, line: str) -> None:
+    write_files(tmp_path, {**FILES, "with 3 words.jpg": jpeg(9)})
+    (tmp_path / "l.txt").write_text(f"{line}\nnowhere.jpg 4\nwith 3 words.jpg\n")
+    found = {item.key: item for item in read(filelist.Spec(), tmp_path / "l.txt")}
+    labelled, nowhere = found[line], found["nowhere.jpg 4"]
+    assert isinstance(labelled, Reject)
+    assert labelled.reason == "no such file; the line seems to hold a label after the path '0000.jpg'"
+    assert category(labelled.reason) == category(labelled.reason.replace("0000.jpg", "other.jpg"))
+    assert isinstance(nowhere, Reject)
+    assert nowhere.reason == "no such file"
+    assert isinstance(found["with 3 words.jpg"], Image)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, ends: str) -> None:
+    write_files(tmp_path, FILES)
+    (tmp_path / "l.txt").write_bytes(BOM_UTF8 + ends.join(FILES).encode())
+    assert [item.key for item in read(filelist.Spec(), tmp_path / "l.txt")] == list(FILES)
+    write_files(tmp_path / "k" / "sensors" / "records_data", FILES)
+    rows = ["# kapture format: 1.1", *(f"{n}, cam, {name}" for n, name in enumerate(FILES))]
+    for first in (0, 1):
+        records = BOM_UTF8 + ends.join(rows[first:]).encode()
+        (tmp_path / "k" / "sensors" / "records_camera.txt").write_bytes(records)
+        assert [item.key for item in read(kapture.Spec(), tmp_path / "k")] == list(FILES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_list_in_another_encoding_is_refused_in_one_line(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "l.txt").write_bytes("a.jpg\nb\u00e9.jpg\n".encode(encoding))
+    words = "line 2" if encoding == "latin-1" else "UTF-16"
+    with pytest.raises(UserError, match=rf"l\.txt: is .*{words}.*; save it as UTF-8") as caught:
+        filelist.Spec().open(str(tmp_path / "l.txt"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_list_may_have_another_root_and_absolute_paths_beneath_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,13 @@ import pyarrow as pa
 import pytest
 
 from jobs.recipe import RecipeOptions
-from pipeline.core.errors import ShardError
+from pipeline.core.errors import ShardError, UserError
 from pipeline.core.types import Image, Shard
 from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.search.originals import Originals
 from pipeline.sources import SourceSpec
 from pipeline.sources.arrow import Spec as ArrowSpec
+from pipeline.sources.npy import BLOCK_BYTES
 from pipeline.sources.npy import Spec as NpySpec
 from tests.builders import run
 
@@ -90,3 +94,34 @@ def test_a_matrix_and_its_names_are_indexed(tmp_path: Path) -> None:
     with SearchIndex.open(str(tmp_path / "root")) as index:
         query = x[7:8] / np.linalg.norm(x[7])
         assert index.search(query, SearchOptions(k=1))[0][0].key == "x.npy/7.jpg"
+
+
+def test_names_of_a_matrix_that_repeat_get_their_row_and_are_found_again(tmp_path: Path) -> None:
+    x = np.arange(5 * 3).reshape(5, 3).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "x.txt").write_bytes(BOM_UTF8 + b"a.jpg\r\nb.jpg\r\na.jpg\r\n\r\na.jpg#2\r\n\r\n")
+    found = items(NpySpec(), tmp_path)
+    assert [item.key for item in found] == [
+        "x.npy/a.jpg#0", "x.npy/b.jpg", "x.npy/a.jpg#2#2", "x.npy/", "x.npy/a.jpg#2",
+    ]  # fmt: skip
+    originals = Originals(NpySpec(), str(tmp_path))
+    for item, vector in zip(found, x, strict=True):
+        assert originals.read(item.key, item.uri) == vector.tobytes()
+    with pytest.raises(UserError, match="no longer there"):
+        originals.read("x.npy/c.jpg", found[1].uri)
+    (tmp_path / "x.txt").write_bytes("a\nb\nc\nd\ne\n".encode("utf-16"))
+    with pytest.raises(ShardError, match=r"x\.txt.*UTF-16.*save it as UTF-8"):
+        items(NpySpec(), tmp_path)
+
+
+def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 1 << 16))
+    np.save(tmp_path / "x.npy", x)
+    source = NpySpec().open(str(tmp_path))
+    (entry,) = source.listing()
+    tracemalloc.start()
+    for item in source.images(Shard(id="x", uri="", bytes=entry.size, etag=entry.etag, entries=(entry,))):
+        assert isinstance(item, Image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * BLOCK_BYTES
