@@ -12,14 +12,14 @@ from pydantic import Field, model_validator
 from pipeline.core.extras import library
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ImageSpec, at_least
 from pipeline.features.encode import unit
 
 LEAST_SIDE = 16
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """side: images are resized to side x side; cell: pixels of a cell; block: cells of a block; L2-Hys blocks."""
 
     side: int = Field(default=128, ge=16, le=1024)
@@ -39,6 +39,11 @@ class Spec(ExtractSpec):
         return (self.side // self.cell - self.block + 1) ** 2 * self.block**2 * self.orientations
 
     @property
+    def resizing(self) -> Resize:
+        """To a square, whatever the image's shape."""
+        return Resize(policy="exact", width=self.side, height=self.side)
+
+    @property
     def label(self) -> str:
         """Sizes in a few words."""
         return f"HOG of {self.side}x{self.side} pixels, cells of {self.cell}"
@@ -53,12 +58,11 @@ class HogExtractor:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.dim = spec, spec.dim
-        self._resize = Resize.parse(f"exact:{spec.side}x{spec.side}")
         self._hog: Any = library("skimage.feature", "classical", "hog").hog
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize; a picture of a few pixels has no gradients worth the name."""
-        return at_least(LEAST_SIDE, decode(data, self._resize), original=True)
+        return at_least(LEAST_SIDE, self.spec.decode(data), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return descriptors (n, d), L2-normalised; an image of one colour has none."""

@@ -19,8 +19,8 @@ from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import HEADS, ExtractSpec, load_network
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import HEADS, ImageSpec, load_network
 from pipeline.features.backbones import BACKBONES, backbone
 from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
@@ -30,7 +30,7 @@ from pipeline.features.regions import overlapping_rmac, regional
 Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """Settings of a pooled descriptor.
 
     weights: safetensors with torchvision's names, and `pool.p`, `projection.*`, `regional.*` where a checkpoint has
@@ -86,6 +86,11 @@ class Spec(ExtractSpec):
         return self
 
     @property
+    def reduced(self) -> bool:
+        """By `decoding`."""
+        return self.decoding == "reduced"
+
+    @property
     def label(self) -> str:
         """Descriptor, backbone and origin of the weights, in a few words."""
         return f"{self.pooling} of {self.backbone} ({self.origin or 'weights ' + self.weights.sha256[:12]})"
@@ -101,7 +106,6 @@ class PooledExtractor:
 
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
-        self._resize = Resize.parse(spec.resize)
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
         self._network: Any = optimized(network, device, self._dtype)
@@ -122,15 +126,21 @@ class PooledExtractor:
                 self.dim = int(_need(self._extras, name, spec).shape[0])
 
     def prepare(self, data: bytes) -> Decoded:
-        """Decode and resize; an image that the backbone cannot take at the smallest scale is a BadImageError."""
-        image = decode(data, self._resize, reduced=self.spec.decoding == "reduced")
+        """Decode and resize; an image that the backbone can take at no scale is a BadImageError."""
+        image = self.spec.decode(data)
         height, width = image.pixels.shape[:2]
-        shortest = int(min(height, width) * min(*self.spec.scales, 1.0))
-        if shortest < self._min_side:
+        if not self._scales(height, width):
+            largest = max(self.spec.scales)
+            at = "" if largest == 1.0 else f", {largest:g} times that is its largest scale"
             raise BadImageError(
-                f"too small: {width}x{height} after resizing, {self.spec.backbone} needs {self._min_side} pixels a side"
+                f"too small: {width}x{height} after resizing{at}, "
+                f"{self.spec.backbone} needs {self._min_side} pixels a side"
             )
         return image
+
+    def _scales(self, height: int, width: int) -> list[float]:
+        """Return the scales at which the backbone takes images of this size: a small image is described by fewer."""
+        return [scale for scale in self.spec.scales if int(min(height, width) * scale) >= self._min_side]
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return L2-normalised descriptors (n, d) of images of equal shape."""
@@ -150,7 +160,7 @@ class PooledExtractor:
     def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:
         per_scale = []
         whole = self._to_tensor(pixels_nhwc)
-        for scale in self.spec.scales:
+        for scale in self._scales(*pixels_nhwc.shape[1:3]):
             if scale == 1.0:
                 x = whole
             elif self.spec.scale_resize == "image":
