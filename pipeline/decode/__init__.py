@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from pipeline.core.errors import BadImageError, ReadError
+from pipeline.core.errors import BadImageError
 from pipeline.decode.colour import Rendering, applied, to_rgb
 from pipeline.decode.opening import Limits, checked, needed, opened, without_texts
 from pipeline.decode.resize import Resize
@@ -53,7 +53,7 @@ def decode(
     """Decode one image; BadImageError says in a few stable words why it cannot be used. Safe in threads.
 
     reduced: let libjpeg leave out frequencies that the resized image cannot show (1/2, 1/4 or 1/8 of the size).
-    ReadError: there was no memory for it, which says nothing about the image.
+    MemoryError: there was none for it, which says nothing about the image.
     """
     profile: bytes | None = None
     try:
@@ -68,8 +68,10 @@ def decode(
     except BadImageError:
         raise
     except MemoryError:
-        raise ReadError("decoding: out of memory; give the worker more, or fewer threads") from None
+        raise
     except Exception as error:  # noqa: BLE001 - Pillow refuses broken files with almost any exception
+        if str(error).startswith("out of memory"):
+            raise MemoryError(str(error)) from None
         raise BadImageError(_reason(error)) from None
 
 
@@ -105,7 +107,9 @@ def _loaded(image: ImageFile, data: bytes) -> Image.Image:
         image.load()
         return image
     # Pillow would take one pixel at a time.
-    most = int(image.tile[0].args[1])
+    arguments = image.tile[0].args
+    assert isinstance(arguments, tuple), "mode and largest value"
+    most = int(arguments[1])
     shape = (image.height, image.width, *([] if image.mode in ("L", "I") else [len(image.getbands())]))
     count = int(np.prod(shape))
     kind = np.dtype(">u2" if most > 255 else "u1")

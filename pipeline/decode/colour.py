@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +123,7 @@ def _grey(image: Image.Image, grey16: Grey16) -> npt.NDArray[np.uint8] | None:
     if image.mode == "F":
         floats = np.nan_to_num(np.asarray(image), posinf=255.0, neginf=0.0)
         scale = 255.0 if floats.max(initial=0.0) <= 1.0 else 1.0
-        return np.clip(floats * scale, 0, 255).astype(np.uint8)
+        return _bytes(floats * scale)
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return None
     values = np.asarray(image)
@@ -131,13 +131,17 @@ def _grey(image: Image.Image, grey16: Grey16) -> npt.NDArray[np.uint8] | None:
         values = values.astype(np.uint16)
     if image.format in ("PPM", "JPEG2000"):
         # Pillow scales these to 16 bits by what the file states.
-        return np.clip(values >> 8, 0, 255).astype(np.uint8)
+        return _bytes(values >> 8)
     if grey16 == "scaled":
-        return np.clip(values >> (_depth(image, int(values.max(initial=0))) - 8), 0, 255).astype(np.uint8)
+        return _bytes(values >> (_depth(image, int(values.max(initial=0))) - 8))
     if image.mode == "I":
         wide = values.max(initial=0) > 255
-        return np.clip(values >> 8 if wide else values, 0, 255).astype(np.uint8)
-    return (values >> 8).astype(np.uint8)
+        return _bytes(values >> 8 if wide else values)
+    return _bytes(values >> 8)
+
+
+def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
 def _depth(image: Image.Image, largest: int) -> int:

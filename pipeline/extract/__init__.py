@@ -23,6 +23,7 @@ from pipeline.decode import Decoded, Limits, Rendering, Resize, decode, needed
 from pipeline.decode.colour import Colour, Grey16
 from pipeline.features.backbones import build_backbone, load_state
 from pipeline.features.encoding import Encoder
+from pipeline.features.usable import usable
 
 
 class Extractor(Protocol):
@@ -79,7 +80,9 @@ class Encoded:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return one vector for each image that has local descriptors."""
-        return self._encoder.apply(self._extractor.extract(images), len(images))
+        # The codebook takes them as float16, in which they are stored.
+        local = usable(self._extractor.extract(images), "float16")
+        return self._encoder.apply(local, len(images))
 
 
 class ExtractSpec(Spec):

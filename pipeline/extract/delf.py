@@ -112,6 +112,8 @@ class DelfExtractor:
         self, image: Decoded, number: int, levels: Sequence[tuple[Tensor, Tensor, Tensor, float]]
     ) -> DescriptorBatch:
         spec = self.spec
+        if not levels:
+            return _nothing(self.dim)
         scores = torch.cat([level[1][number] for level in levels]).cpu()
         places = torch.cat([level[2] for level in levels])
         scales = torch.cat([torch.full((len(level[2]),), level[3]) for level in levels])
@@ -131,3 +133,15 @@ class DelfExtractor:
             scales=scales[order].numpy().astype(np.float32),
             scores=scores[order].numpy().astype(np.float32),
         )
+
+
+def _nothing(dim: int) -> DescriptorBatch:
+    """Return the descriptors of an image that every level of the pyramid makes too small."""
+    column = np.zeros(0, np.float32)
+    return DescriptorBatch(
+        vectors=np.zeros((0, dim), np.float32),
+        image_row=np.zeros(0, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        scales=column,
+        scores=column,
+    )

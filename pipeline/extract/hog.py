@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ LEAST_SIDE = 16
 
 class Spec(ImageSpec):
     """side: images are resized to side x side; cell: pixels of a cell; block: cells of a block; L2-Hys blocks."""
+
+    zero_means: ClassVar[str] = "the image has one colour"
 
     side: int = Field(default=128, ge=16, le=1024)
     cell: int = Field(default=16, ge=2)
@@ -65,7 +67,7 @@ class HogExtractor:
         return at_least(LEAST_SIDE, self.spec.decode(data), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
-        """Return descriptors (n, d), L2-normalised; an image of one colour has none."""
+        """Return descriptors (n, d), L2-normalised; zero for an image of one colour."""
         spec = self.spec
         settings = {
             "orientations": spec.orientations,
@@ -74,5 +76,4 @@ class HogExtractor:
             "channel_axis": -1,
         }
         found = np.stack([self._hog(image.pixels, **settings) for image in images]).astype(np.float32)
-        rows = np.flatnonzero(found.any(axis=1)).astype(np.int64)
-        return DescriptorBatch(vectors=unit(found[rows]), image_row=rows)
+        return DescriptorBatch.of_images(unit(found))

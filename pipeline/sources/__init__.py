@@ -17,7 +17,8 @@ from pipeline.core.specs import Spec
 from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo") + (
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"),
     *(".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     *(".pnm", ".ppm", ".pgm", ".pbm"),
 )

@@ -89,7 +89,7 @@ def test_a_small_image_is_described_by_the_scales_that_fit(tmp_path: Path, scale
 
 
 def test_an_image_that_is_large_enough_is_described_by_all_scales(tmp_path: Path) -> None:
-    fields = {"resize": "none", "scale_pooling": "mean"}
+    fields: dict[str, Any] = {"resize": "none", "scale_pooling": "mean"}
     both = built(tmp_path, scales=(1.0, 0.25), **fields)
     alone = [built(tmp_path, scales=(scale,), **fields) for scale in (1.0, 0.25)]
     image = both.prepare(jpeg(1, 68, 68))
