@@ -7,12 +7,12 @@ DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 
 from pipeline.core.errors import BadImageError, UserError
@@ -43,7 +43,10 @@ class Spec(ImageSpec):
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
     decoding "reduced" decodes large JPEGs at a fraction of their size, down to 1.5 times what `resize` wants.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
+    signed_zeros: what "signed" makes of values that are zero at all scales, DIR zero, the first release 0.01.
     """
+
+    initial: ClassVar[dict[str, JsonValue]] = {**ImageSpec.initial, "signed_zeros": "zero"}
 
     backbone: str
     weights: Artifact
@@ -67,6 +70,7 @@ class Spec(ImageSpec):
     center_bias: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     decoding: Literal["full", "reduced"] = "full"
+    signed_zeros: Literal["zero", "positive"] = "positive"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -208,7 +212,7 @@ class PooledExtractor:
     def _pool_scales(self, per_scale: list[Tensor]) -> Tensor:
         spec = self.spec
         if spec.scale_pooling == "signed":
-            return signed_power_mean(per_scale, 3.0)
+            return signed_power_mean(per_scale, 3.0, zeros=spec.signed_zeros)
         if spec.scale_pooling == "power" and spec.pooling == "gem" and not (spec.projection or spec.regional):
             p = spec.gem_p if spec.gem_p is not None else _need(self._extras, "pool.p", spec)
             return power_mean(per_scale, p)
