@@ -23,6 +23,8 @@ from pipeline.core.types import Artifact, Floats
 Doubles = npt.NDArray[np.float64]
 WIDE = 2048
 """Dimensions above which the products of all pairs are no longer kept while there are fewer vectors than that."""
+NOISE = float(np.finfo(np.float32).eps)
+"""Relative size of the rounding of vectors, which are float32."""
 RANK_TOLERANCE = 1e-9
 """Axes whose eigenvalue is below this share of the largest carry rounding noise only; whitening would amplify it."""
 
@@ -132,9 +134,21 @@ class Whitening:
         if vectors.shape[1] != self.input_dim:
             raise UserError("whitening", f"takes {self.input_dim} dimensions, got {vectors.shape[1]}", "fit it anew")
         y = (vectors.astype(np.float64) - self.mean) @ self.projection
+        y[self._is_noise(vectors, y)] = 0
         norms = np.linalg.norm(y, axis=1, keepdims=True)
         whitened: Floats = (y / np.maximum(norms, 1e-12)).astype(np.float32)
         return whitened
+
+    def _is_noise(self, vectors: Floats, y: Doubles) -> npt.NDArray[np.bool_]:
+        """Return which rows (n,) are the mean but for the rounding of float32: their direction means nothing."""
+        spread = NOISE * np.linalg.norm(self.projection)
+        size = np.linalg.norm(vectors, axis=1) + np.linalg.norm(self.mean)
+        doubtful = np.linalg.norm(y, axis=1) <= spread * size
+        for row in np.flatnonzero(doubtful):
+            # The bound of the whole matrix is loose where its columns differ in length.
+            rounding = (np.abs(vectors[row]) + np.abs(self.mean)) @ np.abs(self.projection)
+            doubtful[row] = np.linalg.norm(y[row]) <= NOISE * np.linalg.norm(rounding)
+        return np.asarray(doubtful, np.bool_)
 
     def to_bytes(self) -> bytes:
         """Serialise as safetensors."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import torch
+from PIL import ImageColor
+from pydantic import Field, JsonValue, field_validator
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -17,9 +19,11 @@ from pipeline.core.errors import BadImageError
 from pipeline.core.specs import Spec
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
-from pipeline.decode import Decoded
+from pipeline.decode import Decoded, Limits, Rendering, Resize, decode, needed
+from pipeline.decode.colour import Colour, Grey16
 from pipeline.features.backbones import build_backbone, load_state
 from pipeline.features.encoding import Encoder
+from pipeline.features.usable import usable
 
 
 class Extractor(Protocol):
@@ -76,7 +80,9 @@ class Encoded:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return one vector for each image that has local descriptors."""
-        return self._encoder.apply(self._extractor.extract(images), len(images))
+        # The codebook takes them as float16, in which they are stored.
+        local = usable(self._extractor.extract(images), "float16")
+        return self._encoder.apply(local, len(images))
 
 
 class ExtractSpec(Spec):
@@ -85,6 +91,12 @@ class ExtractSpec(Spec):
     family: ClassVar[str] = "pipeline.extract"
     local: ClassVar[bool] = False
     """True for a kind that gives any number of descriptors per image."""
+    zero_means: ClassVar[str] = ""
+    """What an image is like whose descriptor is zero, where the kind can say it."""
+
+    def weigh(self, data: bytes) -> int:
+        """Return about how many bytes of memory preparing an encoded image takes."""
+        return len(data)
 
     def build(self, store: Store, device: torch.device) -> Extractor:
         """Load the weights from ROOT (verified against their digest) and return the extractor on `device`."""
@@ -94,3 +106,54 @@ class ExtractSpec(Spec):
     def label(self) -> str:
         """A few words for status lines: descriptor, backbone and where its weights came from."""
         raise NotImplementedError
+
+
+class ImageSpec(ExtractSpec):
+    """Settings of an extractor of encoded images: how they are decoded, see `pipeline.decode`.
+
+    max_pixels: larger images are rejected; a JPEG that is decoded reduced counts as the size decoded. colour: "srgb"
+    converts by ICC profiles. background: a colour name or #rrggbb that shows through transparency. grey16: "scaled" by
+    the bits that the image uses. The defaults are what the first release did.
+    """
+
+    initial: ClassVar[dict[str, JsonValue]] = {"colour": "srgb", "grey16": "scaled"}
+
+    max_pixels: int = Field(default=64_000_000, ge=1, le=4_000_000_000)
+    colour: Colour = "ignore"
+    background: str = Field(default="white", max_length=32)
+    grey16: Grey16 = "upper"
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        if len(ImageColor.getrgb(value)) != 3:
+            raise ValueError(f"{value!r} is no opaque colour; write a name or #rrggbb")
+        return value
+
+    @property
+    def resizing(self) -> Resize:
+        """The policy by which images are resized."""
+        return Resize.parse(str(getattr(self, "resize", "none")))
+
+    @property
+    def reduced(self) -> bool:
+        """Whether large JPEGs are decoded at a fraction of their size."""
+        return False
+
+    @property
+    def rendering(self) -> Rendering:
+        """How pixels become RGB."""
+        return Rendering(colour=self.colour, background=self.background, grey16=self.grey16)
+
+    @property
+    def limits(self) -> Limits:
+        """What is decoded at all."""
+        return Limits(max_pixels=self.max_pixels)
+
+    def decode(self, data: bytes) -> Decoded:
+        """Decode and resize an image by these settings; BadImageError says why it cannot be used."""
+        return decode(data, self.resizing, self.limits, reduced=self.reduced, rendering=self.rendering)
+
+    def weigh(self, data: bytes) -> int:
+        """Return about how many bytes decoding and resizing an image takes."""
+        return needed(data, self.resizing, self.limits, reduced=self.reduced)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ATTENTION, HEADS, ExtractSpec, at_least, load_network
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ATTENTION, HEADS, ImageSpec, at_least, load_network
 from pipeline.features.attention import CUTS, Attention, LocalMap, boxes, norm_attention
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
@@ -25,7 +25,7 @@ SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
 """DELF's image pyramid."""
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """Settings of deep local features.
 
     weights: safetensors with torchvision's names; `attention.*` for a learned score, `pca.mean` (d,) and
@@ -73,7 +73,6 @@ class DelfExtractor:
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
         self._cut = CUTS[spec.backbone]
-        self._resize = Resize.parse(spec.resize)
         self._network = optimized(LocalMap(network, self._cut), device, torch.float32)
         self._score = Attention(extras) if spec.attention == "learned" else norm_attention
         self._pca: tuple[Tensor, Tensor] | None = None
@@ -83,7 +82,7 @@ class DelfExtractor:
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode and resize; images below 10 pixels a side are refused."""
-        return at_least(LEAST_SIDE, decode(data, self._resize))
+        return at_least(LEAST_SIDE, self.spec.decode(data))
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the best-scored descriptors of each image over all scales, L2-normalised, best first."""
@@ -113,6 +112,8 @@ class DelfExtractor:
         self, image: Decoded, number: int, levels: Sequence[tuple[Tensor, Tensor, Tensor, float]]
     ) -> DescriptorBatch:
         spec = self.spec
+        if not levels:
+            return _nothing(self.dim)
         scores = torch.cat([level[1][number] for level in levels]).cpu()
         places = torch.cat([level[2] for level in levels])
         scales = torch.cat([torch.full((len(level[2]),), level[3]) for level in levels])
@@ -132,3 +133,15 @@ class DelfExtractor:
             scales=scales[order].numpy().astype(np.float32),
             scores=scores[order].numpy().astype(np.float32),
         )
+
+
+def _nothing(dim: int) -> DescriptorBatch:
+    """Return the descriptors of an image that every level of the pyramid makes too small."""
+    column = np.zeros(0, np.float32)
+    return DescriptorBatch(
+        vectors=np.zeros((0, dim), np.float32),
+        image_row=np.zeros(0, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        scales=column,
+        scores=column,
+    )

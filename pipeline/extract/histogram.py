@@ -12,15 +12,15 @@ from pydantic import Field, model_validator
 
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch, Floats
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ImageSpec, at_least
 from pipeline.features.encode import unit
 
 MOST_DIM = 1 << 16
 LEAST_SIDE = 4
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """space: rgb, hsv or lab. bins: per channel. grid: rows and columns of cells, their histograms one after another.
 
     power: on the shares before L2; 0.5 compares histograms by Hellinger's distance.
@@ -62,11 +62,10 @@ class HistogramExtractor:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.dim = spec, spec.dim
-        self._resize = Resize.parse(spec.resize)
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize."""
-        return at_least(LEAST_SIDE, decode(data, self._resize))
+        return at_least(LEAST_SIDE, self.spec.decode(data))
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return histograms (n, d), L2-normalised."""

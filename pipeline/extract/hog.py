@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,15 +12,17 @@ from pydantic import Field, model_validator
 from pipeline.core.extras import library
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ImageSpec, at_least
 from pipeline.features.encode import unit
 
 LEAST_SIDE = 16
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """side: images are resized to side x side; cell: pixels of a cell; block: cells of a block; L2-Hys blocks."""
+
+    zero_means: ClassVar[str] = "the image has one colour"
 
     side: int = Field(default=128, ge=16, le=1024)
     cell: int = Field(default=16, ge=2)
@@ -39,6 +41,11 @@ class Spec(ExtractSpec):
         return (self.side // self.cell - self.block + 1) ** 2 * self.block**2 * self.orientations
 
     @property
+    def resizing(self) -> Resize:
+        """To a square, whatever the image's shape."""
+        return Resize(policy="exact", width=self.side, height=self.side)
+
+    @property
     def label(self) -> str:
         """Sizes in a few words."""
         return f"HOG of {self.side}x{self.side} pixels, cells of {self.cell}"
@@ -53,15 +60,14 @@ class HogExtractor:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.dim = spec, spec.dim
-        self._resize = Resize.parse(f"exact:{spec.side}x{spec.side}")
         self._hog: Any = library("skimage.feature", "classical", "hog").hog
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize; a picture of a few pixels has no gradients worth the name."""
-        return at_least(LEAST_SIDE, decode(data, self._resize), original=True)
+        return at_least(LEAST_SIDE, self.spec.decode(data), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
-        """Return descriptors (n, d), L2-normalised; an image of one colour has none."""
+        """Return descriptors (n, d), L2-normalised; zero for an image of one colour."""
         spec = self.spec
         settings = {
             "orientations": spec.orientations,
@@ -70,5 +76,4 @@ class HogExtractor:
             "channel_axis": -1,
         }
         found = np.stack([self._hog(image.pixels, **settings) for image in images]).astype(np.float32)
-        rows = np.flatnonzero(found.any(axis=1)).astype(np.int64)
-        return DescriptorBatch(vectors=unit(found[rows]), image_row=rows)
+        return DescriptorBatch.of_images(unit(found))

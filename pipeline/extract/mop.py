@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ATTENTION, HEADS, ExtractSpec, at_least, load_network
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ATTENTION, HEADS, ImageSpec, at_least, load_network
 from pipeline.features.backbones import BACKBONES
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
@@ -27,7 +27,7 @@ from pipeline.features.pooling import gem, spoc
 LEAST_SIDE = 16
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """side: images are resized to side x side. patches: their sides, the first is the whole image. stride: between
     patches, in pixels. pooling: of a patch's map, spoc (mean) or gem.
     """
@@ -56,6 +56,11 @@ class Spec(ExtractSpec):
         return self
 
     @property
+    def resizing(self) -> Resize:
+        """To a square, whatever the image's shape."""
+        return Resize(policy="exact", width=self.side, height=self.side)
+
+    @property
     def label(self) -> str:
         """Patches, backbone, weights."""
         sides = ", ".join(map(str, self.patches))
@@ -72,13 +77,12 @@ class MopExtractor:
 
     def __init__(self, spec: Spec, network: nn.Module, device: torch.device) -> None:
         self.spec, self.device = spec, device
-        self._resize = Resize.parse(f"exact:{spec.side}x{spec.side}")
         self._network = optimized(network, device, torch.float32)
         self.dim = BACKBONES[spec.backbone].channels
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode, resize to a square; a picture of a few pixels has no patches worth the name."""
-        return at_least(LEAST_SIDE, decode(data, self._resize), original=True)
+        return at_least(LEAST_SIDE, self.spec.decode(data), original=True)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the vectors of each image's patches, the whole first, then level by level in reading order."""

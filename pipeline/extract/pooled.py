@@ -7,20 +7,20 @@ DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.specs import NOT_IN_FINGERPRINT
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, DescriptorBatch
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import HEADS, ExtractSpec, load_network
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import HEADS, ImageSpec, load_network
 from pipeline.features.backbones import BACKBONES, backbone
 from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
@@ -30,7 +30,7 @@ from pipeline.features.regions import overlapping_rmac, regional
 Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """Settings of a pooled descriptor.
 
     weights: safetensors with torchvision's names, and `pool.p`, `projection.*`, `regional.*` where a checkpoint has
@@ -43,7 +43,10 @@ class Spec(ExtractSpec):
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
     decoding "reduced" decodes large JPEGs at a fraction of their size, down to 1.5 times what `resize` wants.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
+    signed_zeros: what "signed" makes of values that are zero at all scales, DIR zero, the first release 0.01.
     """
+
+    initial: ClassVar[dict[str, JsonValue]] = {**ImageSpec.initial, "signed_zeros": "zero"}
 
     backbone: str
     weights: Artifact
@@ -67,6 +70,7 @@ class Spec(ExtractSpec):
     center_bias: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     decoding: Literal["full", "reduced"] = "full"
+    signed_zeros: Literal["zero", "positive"] = "positive"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -86,6 +90,11 @@ class Spec(ExtractSpec):
         return self
 
     @property
+    def reduced(self) -> bool:
+        """By `decoding`."""
+        return self.decoding == "reduced"
+
+    @property
     def label(self) -> str:
         """Descriptor, backbone and origin of the weights, in a few words."""
         return f"{self.pooling} of {self.backbone} ({self.origin or 'weights ' + self.weights.sha256[:12]})"
@@ -101,7 +110,6 @@ class PooledExtractor:
 
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
-        self._resize = Resize.parse(spec.resize)
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
         self._network: Any = optimized(network, device, self._dtype)
@@ -122,15 +130,21 @@ class PooledExtractor:
                 self.dim = int(_need(self._extras, name, spec).shape[0])
 
     def prepare(self, data: bytes) -> Decoded:
-        """Decode and resize; an image that the backbone cannot take at the smallest scale is a BadImageError."""
-        image = decode(data, self._resize, reduced=self.spec.decoding == "reduced")
+        """Decode and resize; an image that the backbone can take at no scale is a BadImageError."""
+        image = self.spec.decode(data)
         height, width = image.pixels.shape[:2]
-        shortest = int(min(height, width) * min(*self.spec.scales, 1.0))
-        if shortest < self._min_side:
+        if not self._scales(height, width):
+            largest = max(self.spec.scales)
+            at = "" if largest == 1.0 else f", {largest:g} times that is its largest scale"
             raise BadImageError(
-                f"too small: {width}x{height} after resizing, {self.spec.backbone} needs {self._min_side} pixels a side"
+                f"too small: {width}x{height} after resizing{at}, "
+                f"{self.spec.backbone} needs {self._min_side} pixels a side"
             )
         return image
+
+    def _scales(self, height: int, width: int) -> list[float]:
+        """Return the scales at which the backbone takes images of this size: a small image is described by fewer."""
+        return [scale for scale in self.spec.scales if int(min(height, width) * scale) >= self._min_side]
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return L2-normalised descriptors (n, d) of images of equal shape."""
@@ -150,7 +164,7 @@ class PooledExtractor:
     def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:
         per_scale = []
         whole = self._to_tensor(pixels_nhwc)
-        for scale in self.spec.scales:
+        for scale in self._scales(*pixels_nhwc.shape[1:3]):
             if scale == 1.0:
                 x = whole
             elif self.spec.scale_resize == "image":
@@ -198,7 +212,7 @@ class PooledExtractor:
     def _pool_scales(self, per_scale: list[Tensor]) -> Tensor:
         spec = self.spec
         if spec.scale_pooling == "signed":
-            return signed_power_mean(per_scale, 3.0)
+            return signed_power_mean(per_scale, 3.0, zeros=spec.signed_zeros)
         if spec.scale_pooling == "power" and spec.pooling == "gem" and not (spec.projection or spec.regional):
             p = spec.gem_p if spec.gem_p is not None else _need(self._extras, "pool.p", spec)
             return power_mean(per_scale, p)

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 from pipeline.core.extras import library
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch, Floats
-from pipeline.decode import Decoded, Resize, decode
-from pipeline.extract import ExtractSpec, at_least
+from pipeline.decode import Decoded, Resize
+from pipeline.extract import ImageSpec, at_least
 from pipeline.features.encode import unit
 
 LEAST_SIDE = 10
@@ -25,7 +25,7 @@ SURF_WINDOW = 20
 """Side of the square that SURF describes, in units of the scale."""
 
 
-class Spec(ExtractSpec):
+class Spec(ImageSpec):
     """descriptor: rootsift (square root of L1-normalised SIFT), sift (L2), or surf (64-d, mahotas).
 
     features: at most so many per image, those with the strongest response. contrast: SIFT's detection threshold.
@@ -61,7 +61,6 @@ class SiftExtractor:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.dim = 64 if spec.descriptor == "surf" else 128
-        self._resize = Resize.parse(spec.resize)
         self._library = library("mahotas.features.surf" if spec.descriptor == "surf" else "cv2", "classical", "sift")
         if spec.descriptor != "surf":
             # Passes run side by side already; OpenCV's own threads would fight them.
@@ -69,7 +68,7 @@ class SiftExtractor:
 
     def prepare(self, data: bytes) -> Decoded:
         """Decode and resize."""
-        return at_least(LEAST_SIDE, decode(data, self._resize))
+        return at_least(LEAST_SIDE, self.spec.decode(data))
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the descriptors of each image, the strongest first; an image of one colour has none."""

@@ -16,12 +16,25 @@ import numpy.typing as npt
 from pipeline.core.types import Floats, Ints
 
 _TINY = 1e-12
+NOISE = 8 * float(np.finfo(np.float32).eps)
+"""Share of what was subtracted below which a difference in float32 is rounding: it has no direction."""
 
 
 def unit(vectors: npt.NDArray[Any]) -> Floats:
     """Return vectors (..., d) divided by their length; zero stays zero."""
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, _TINY), dtype=np.float32)
+
+
+def direction(differences: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Floats:
+    """Return differences (..., d) divided by their length; zero where they are rounding noise of values of `sizes`."""
+    return unit(_above_noise(differences, sizes))
+
+
+def _above_noise(differences: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return differences (..., d), zero where no longer than rounding makes those of values of `sizes` (...)."""
+    lengths = np.linalg.norm(differences, axis=-1)
+    return np.where((lengths <= NOISE * sizes)[..., None], 0, differences)
 
 
 def signed_power(vectors: Floats, power: float) -> Floats:
@@ -51,11 +64,17 @@ def inverse_document_frequency(documents: Ints, images: int) -> Floats:
 
 
 def residuals(x: Floats, centroids: Floats) -> Floats:
-    """Return the summed residuals (k, d) of the descriptors that each centroid is nearest to."""
+    """Return the summed residuals (k, d) of the descriptors that each centroid is nearest to.
+
+    A word whose descriptors are its centroid, but for rounding, has the residual zero: a power, a sign or a length of
+    its own (intra) would make a full word of the rounding.
+    """
     nearest = assign(x, centroids)
     sums = np.zeros_like(centroids, dtype=np.float32)
     np.add.at(sums, nearest, x - centroids[nearest])
-    return sums
+    sizes = np.linalg.norm(x, axis=1) + np.linalg.norm(centroids[nearest], axis=1)
+    total = np.bincount(nearest, sizes, minlength=len(centroids))
+    return np.asarray(_above_noise(sums, total), np.float32)
 
 
 def vlad(x: Floats, centroids: Floats, *, power: float = 0.5, intra: bool = True) -> Floats:
@@ -65,13 +84,13 @@ def vlad(x: Floats, centroids: Floats, *, power: float = 0.5, intra: bool = True
 
 
 def asmk(x: Floats, centroids: Floats) -> Floats:
-    """Return ASMK*'s representation (k·d,): the signs of each word's summed residuals; zero for a word not seen. L2.
+    """Return ASMK*'s representation (k·d,): the signs of each word's summed residuals; zero where there are none. L2.
 
     The inner product of two is Σ over shared words of 1 - 2 Hamming / d, over √(words · words): the kernel with a
     linear selectivity, where the paper's raises the similarity of each word to a power.
     """
     sums = residuals(x, centroids)
-    seen = np.bincount(assign(x, centroids), minlength=len(centroids)) > 0
+    seen = sums.any(axis=1)
     signs = np.where(sums >= 0, np.float32(1), np.float32(-1)) * seen[:, None]
     return unit(signs.reshape(-1))
 
@@ -105,7 +124,8 @@ def fisher(x: Floats, mixture: Mixture, *, power: float = 0.5) -> Floats:
     zero = p.mean(axis=0)[:, None]
     first, second = p.T @ x / n, p.T @ x**2 / n
     root = np.sqrt(mixture.weights.astype(np.float64))[:, None]
-    by_mean = (first - zero * mean) / (root * np.sqrt(variance))
+    to_mean = _above_noise(first - zero * mean, np.linalg.norm(np.abs(first) + zero * np.abs(mean), axis=1))
+    by_mean = to_mean / (root * np.sqrt(variance))
     by_deviation = (-second - zero * mean**2 + zero * variance + 2 * first * mean) / (np.sqrt(2.0) * root * variance)
     whole = np.concatenate([by_mean.reshape(-1), by_deviation.reshape(-1)])
     return unit(signed_power(whole.astype(np.float32), power))

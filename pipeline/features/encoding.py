@@ -22,7 +22,7 @@ from pipeline.core.specs import Spec
 from pipeline.core.types import Artifact, DescriptorBatch, Floats, Ints
 from pipeline.features import mop
 from pipeline.features.codebook import ROWS_PER_WORD, kmeans, principal_axes
-from pipeline.features.encode import Mixture, asmk, assign, bow, fisher, inverse_document_frequency, unit, vlad
+from pipeline.features.encode import Mixture, asmk, assign, bow, direction, fisher, inverse_document_frequency, vlad
 
 Method = Literal["bow", "vlad", "fisher", "asmk", "mop"]
 MOST_DIM = 1 << 17
@@ -86,7 +86,9 @@ class Encoder:
         x = x.astype(np.float16).astype(np.float32)
         if "projection" not in self.tensors:
             return x
-        return unit(np.asarray((x - self.tensors["mean"]) @ self.tensors["projection"], np.float32))
+        mean = self.tensors["mean"]
+        sizes = np.linalg.norm(x, axis=1) + np.linalg.norm(mean)
+        return direction(np.asarray((x - mean) @ self.tensors["projection"], np.float32), sizes)
 
     def vector(self, x: Floats) -> Floats:
         """Return the vector of one image's local descriptors (n, d), n > 0."""

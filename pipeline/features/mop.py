@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.core.errors import UserError
 from pipeline.core.types import DescriptorBatch, Floats
 from pipeline.features.codebook import kmeans, principal_axes
-from pipeline.features.encode import unit, vlad
+from pipeline.features.encode import direction, unit, vlad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,16 @@ def vector(spec: Settings, tensors: dict[str, Floats], batch: DescriptorBatch) -
 
 def _level(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
     long = _vlad(spec, tensors, number, x)
-    return unit((long - tensors[f"{number}.vlad_mean"]) @ tensors[f"{number}.vlad_axes"])
+    return _reduced(long[None], tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"])[0]
 
 
 def _vlad(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
-    reduced = unit((x - tensors[f"{number}.mean"]) @ tensors[f"{number}.axes"])
+    reduced = _reduced(x, tensors[f"{number}.mean"], tensors[f"{number}.axes"])
     return vlad(reduced, tensors[f"{number}.centroids"], power=spec.power, intra=spec.intra)
+
+
+def _reduced(x: Floats, mean: Floats, axes: Floats) -> Floats:
+    return direction((x - mean) @ axes, np.linalg.norm(x, axis=1) + np.linalg.norm(mean))
 
 
 def dim(tensors: dict[str, Floats], local: int) -> int:
@@ -71,7 +75,7 @@ def fit(spec: Settings, images: Sequence[DescriptorBatch]) -> dict[str, Floats]:
         if len(x) < spec.words:
             raise UserError(f"codebook of {spec.words} words", f"has {len(x)} patches to learn from", "use fewer words")
         tensors[f"{number}.mean"], tensors[f"{number}.axes"] = principal_axes(x, spec.pca or x.shape[1])
-        reduced = unit((x - tensors[f"{number}.mean"]) @ tensors[f"{number}.axes"])
+        reduced = _reduced(x, tensors[f"{number}.mean"], tensors[f"{number}.axes"])
         tensors[f"{number}.centroids"] = kmeans(reduced, spec.words, spec.seed)
         long = np.stack([_vlad(spec, tensors, number, levels[number]) for levels in by_image])
         tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"] = principal_axes(long, spec.level_dims)

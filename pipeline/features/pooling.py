@@ -6,6 +6,7 @@ Nothing here normalises its result; R-MAC and other regional kinds are in region
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,12 +70,17 @@ def power_mean(vectors: Sequence[Tensor], p: float | Tensor) -> Tensor:
     return stacked.mean(dim=0).pow(1.0 / p)
 
 
-def signed_power_mean(vectors: Sequence[Tensor], p: float = 3.0, *, eps: float = 1e-6) -> Tensor:
-    """Pool one vector per scale, (N,D) each, as DIR's `pool(..., 'gem')`: sign-preserving powers around a mean."""
-    return _signed_power(torch.stack([_signed_power(v.float(), p, eps) for v in vectors]).mean(dim=0), 1.0 / p, eps)
+def signed_power_mean(
+    vectors: Sequence[Tensor], p: float = 3.0, *, eps: float = 1e-6, zeros: Literal["zero", "positive"] = "zero"
+) -> Tensor:
+    """Pool one vector per scale, (N,D) each, as DIR's `pool(..., 'gem')`: sign-preserving powers around a mean.
 
+    DIR's `sympow` multiplies by torch.sign, so that what is zero at all scales stays zero. zeros: "positive" takes zero
+    as the smallest positive number, which makes eps^(1/p) of it, 0.01; the first release did so.
+    """
 
-def _signed_power(x: Tensor, p: float, eps: float) -> Tensor:
-    # DIR's sympow takes sign as +1 / -1 with the threshold at zero from below, so exact zeros become +eps^p.
-    sign = torch.where(x >= 0, 1.0, -1.0)
-    return (x * sign).clamp(min=eps).pow(p) * sign
+    def power(x: Tensor, exponent: float) -> Tensor:
+        sign = torch.sign(x) if zeros == "zero" else torch.where(x >= 0, 1.0, -1.0)
+        return (x * sign).clamp(min=eps).pow(exponent) * sign
+
+    return power(torch.stack([power(v.float(), p) for v in vectors]).mean(dim=0), 1.0 / p)

@@ -12,13 +12,14 @@ from PIL import Image as PillowImage
 
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.storage import Store
-from pipeline.decode import Decoded, Resize, decode
+from pipeline.decode import Decoded
 from pipeline.extract.pooled import PooledExtractor
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.features.locate import locate, pooled
 from pipeline.publish.recipe import Recipe
 from pipeline.search.engine import Hit
 from pipeline.search.originals import Originals
+from pipeline.search.query import whole_image
 
 LONGEST = 1024
 """Longest side at which results are looked at, whatever the recipe's: a larger map has finer boxes."""
@@ -40,7 +41,7 @@ class Locator:
             raise UserError("--locate", f"needs a feature map, {spec.kind} has none", "use --verify, or gem, rmac ...")
         extractor = spec.build(store, device)
         assert isinstance(extractor, PooledExtractor), "a pooled spec builds a pooled extractor"
-        self._extractor, self._originals = extractor, originals
+        self._extractor, self._originals, self._spec = extractor, originals, spec
         self._p = spec.gem_p or EXPONENT if spec.pooling == "gem" else EXPONENT
 
     @staticmethod
@@ -50,7 +51,7 @@ class Locator:
 
     def describe(self, data: bytes) -> torch.Tensor:
         """Return the object's features (Q, C) at several sizes; data: the encoded query, or the box cut out of it."""
-        pixels = decode(data, Resize.parse("none")).pixels
+        pixels = whole_image(data, self._spec)
         return torch.stack([pooled(self._map(pixels, scale * LONGEST), self._p) for scale in QUERY_SCALES])
 
     def _map(self, pixels: npt.NDArray[np.uint8], longest: float) -> torch.Tensor:
@@ -67,7 +68,7 @@ class Locator:
 
     def _box(self, objects: torch.Tensor, hit: Hit) -> tuple[float, float, float, float] | None:
         try:
-            pixels = decode(self._originals.read(hit.key, hit.uri), Resize.parse("none")).pixels
+            pixels = whole_image(self._originals.read(hit.key, hit.uri), self._spec)
         except BadImageError as error:
             raise UserError(hit.uri, f"has changed since it was indexed: {error}", "index the source anew") from None
         found = locate(self._map(pixels, LONGEST), objects, self._p)

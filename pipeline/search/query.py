@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 
 from pipeline.core.artifacts import read_artifact
-from pipeline.core.errors import BadImageError, UserError
+from pipeline.core.errors import BadImageError, UnavailableError, UserError
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch, Floats
 from pipeline.decode import Resize, decode
-from pipeline.extract import Encoded, Extractor, ExtractSpec
+from pipeline.extract import Encoded, Extractor, ExtractSpec, ImageSpec
 from pipeline.features.encoding import Encoder
+from pipeline.features.usable import whitened
 from pipeline.publish.recipe import Recipe
 from pipeline.whiten import Whitening
 
@@ -53,7 +55,9 @@ class QueryExtractor:
         if recipe.encode is not None and recipe.encode.artifact is not None:
             encoder = Encoder.from_bytes(recipe.encode, read_artifact(store, recipe.encode.artifact))
             self._extractor = Encoded(self._extractor, encoder)
+        self._zero_means = recipe.extractor.zero_means
         self._dtype, self._recipe = recipe.dtype, recipe.descriptor_id
+        self._spec = recipe.extractor if isinstance(recipe.extractor, ImageSpec) else None
         self._resize = Resize.parse(str(getattr(recipe.extractor, "resize", "none")))
         self._whitening: Whitening | None = None
         if recipe.whiten is not None and recipe.whiten.artifact is not None:
@@ -71,14 +75,22 @@ class QueryExtractor:
             decoded = self._extractor.prepare(data)
         except BadImageError as error:
             raise UserError(name, str(error), "give another image") from None
+        except MemoryError:
+            raise UnavailableError(f"{name}: there is not enough memory to decode it now") from None
         batch = self._extractor.extract([decoded])
         if not len(batch.vectors):
             raise UserError(name, "has no local features", "give another image")
-        if self._whitening is not None:
-            batch = replace(batch, vectors=self._whitening.apply(batch.vectors))
-        batch = self._as_stored(batch)
+        batch = self._as_stored(self._whitened(batch, name))
         size = (decoded.width, decoded.height)
         return Query(batch=batch, width=size[0], height=size[1], recipe=self._recipe, whole=whole or size)
+
+    def _whitened(self, batch: DescriptorBatch, name: str) -> DescriptorBatch:
+        """Whiten; UserError where nothing is left that can be searched with, by the rule of the indexer."""
+        whiten = None if self._whitening is None else self._whitening.apply
+        made = whitened(batch, whiten, self._dtype)
+        if not len(made.batch.vectors):
+            raise UserError(name, made.reason(self._zero_means), "give another image")
+        return made.batch
 
     def _as_stored(self, batch: DescriptorBatch) -> DescriptorBatch:
         """Round to codes what is stored as codes, so that an image is nearest to itself."""
@@ -100,7 +112,7 @@ class QueryExtractor:
         return self._cut(data, box, box_scale)[0]
 
     def _cut(self, data: bytes, box: Box, box_scale: BoxScale) -> tuple[bytes, tuple[int, int]]:
-        cut, whole = crop(data, box)
+        cut, whole = crop(data, box, self._spec)
         if box_scale == "database" and self._resize.policy in ("shortest", "exact"):
             raise UserError("--box-scale database", f"has no meaning for --resize {self._resize}", "use own")
         if box_scale == "database" and self._resize.policy == "longest":
@@ -112,9 +124,19 @@ class QueryExtractor:
         return out.getvalue(), whole
 
 
-def crop(data: bytes, box: Box) -> tuple[PillowImage.Image, tuple[int, int]]:
-    """Return the box (x, y, width, height) of an image, and the size of the whole; after the EXIF turn."""
-    pixels = decode(data, Resize.parse("none")).pixels
+def whole_image(data: bytes, spec: ImageSpec | None) -> npt.NDArray[np.uint8]:
+    """Return the pixels (H, W, 3) of an image at its own size, decoded as an extractor decodes what it indexes."""
+    if spec is None:
+        return decode(data, Resize.parse("none")).pixels
+    return decode(data, Resize.parse("none"), spec.limits, rendering=spec.rendering).pixels
+
+
+def crop(data: bytes, box: Box, spec: ImageSpec | None = None) -> tuple[PillowImage.Image, tuple[int, int]]:
+    """Return the box (x, y, width, height) of an image, and the size of the whole; after the EXIF turn.
+
+    spec: whose colours and limits are those of the images that are indexed.
+    """
+    pixels = whole_image(data, spec)
     height, width = pixels.shape[:2]
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(width, round(box[0] + box[2])), min(height, round(box[1] + box[3]))

@@ -17,14 +17,18 @@ from pipeline.core.specs import Spec
 from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
-UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jpc", ".jxr"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm", ".tga", ".ico", ".pcx", ".dds", ".exr", ".hdr", ".qoi", ".svg"),
-    *(".psd", ".psb", ".xcf", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2"),
-    *(".raf", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".dcm", ".fits", ".jp2k", ".apng", ".dib"),
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"),
+    *(".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    *(".pnm", ".ppm", ".pgm", ".pbm"),
 )
-"""Suffixes of pictures that are counted as skipped within a container, where they are not among those read."""
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jpm", ".jxr", ".pam", ".pfm", ".tga", ".ico", ".pcx", ".dds", ".exr"),
+    *(".hdr", ".qoi", ".svg", ".psd", ".psb", ".xcf", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf"),
+    *(".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".raw", ".3fr", ".iiq", ".dcm", ".fits", ".jp2k"),
+    *(".apng", ".dib"),
+)
+"""Suffixes of pictures that are counted as skipped within a container."""
 MAX_IMAGE_BYTES = 256 << 20
 """Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
 

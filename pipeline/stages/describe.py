@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from pipeline.core.errors import BadImageError
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
-from pipeline.decode import Decoded, pixels_of
+from pipeline.decode import Decoded
 from pipeline.extract import Extractor
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
@@ -29,8 +29,6 @@ from pipeline.table import ImageRow
 Group = list[tuple[int, Decoded]]
 """Images of equal shape, with their rows."""
 
-BYTES_PER_PIXEL = 12
-"""RGB bytes of an image at full size, of its converted copy and of what the decoder holds meanwhile."""
 PASSES_ON_GPU = 2
 """One copies and launches while the other computes."""
 PIXELS_PER_PASS = {"cpu": 1 << 17, "cuda": 1 << 23}
@@ -58,13 +56,13 @@ class ExtractOptions:
 class Described:
     """What a shard gave: images in source order with their descriptors, and what was not indexed.
 
-    kept: the local descriptors that each image's global one was made of, where they are kept.
+    sizes: the images' encoded sizes in bytes; none where descriptors were taken up from an earlier run.
     """
 
     images: list[ImageRow]
     batch: DescriptorBatch
     rejects: list[Reject]
-    kept: list[DescriptorBatch] | None = None
+    sizes: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -77,11 +75,22 @@ class _Seen:
 
 
 class Describer:
-    """See the module. Thread-safe: a second shard waits until the first has been read to its end."""
+    """See the module. Thread-safe: a second shard waits until the first has been read to its end.
+
+    weigh: about how many bytes of memory preparing an encoded image takes.
+    """
 
     def __init__(
-        self, extractor: Extractor, device: torch.device, threads: int, options: ExtractOptions, stats: Stats
+        self,
+        extractor: Extractor,
+        device: torch.device,
+        threads: int,
+        options: ExtractOptions,
+        stats: Stats,
+        *,
+        weigh: Callable[[bytes], int] = len,
     ) -> None:
+        self._weigh = weigh
         self._extractor, self._device, self._options, self._stats = extractor, device, options, stats
         # How a convolution is split among threads changes its last bits. One thread per forward pass, and several
         # passes side by side, give the same values for any number of threads and workers, and are quicker besides.
@@ -117,16 +126,17 @@ class Describer:
         repeated, superseded = seen.repeats.settled(seen.images)
         for what, count in seen.repeats.skipped.items():
             self._stats.add(f"{SKIPPED}{what}", count)
-        empty = sorted(row for row, part in found.items() if not len(part.vectors))
+        empty = {row for row, part in found.items() if not len(part.vectors)}
         rejects = seen.rejects + [
             Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
-            for image, size in (seen.images[row] for row in empty if row not in superseded)
+            for image, size in (seen.images[row] for row in sorted(empty - set(superseded)))
         ]
         rejects += [*repeated, *superseded.values()]
-        left_out = {*empty, *superseded}
+        left_out = empty | set(superseded)
         live = [row for row in range(len(seen.images)) if row not in left_out]
         batch = DescriptorBatch.joined([found[row] for row in live], self._extractor.dim)
-        return Described(images=[seen.images[row][0] for row in live], batch=batch, rejects=rejects)
+        images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
+        return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
     def _groups(self, items: Iterable[Image | Reject], seen: _Seen) -> Generator[Group]:
         """Yield batches; the next shard's turn comes when this one's images have all been decoded."""
@@ -149,7 +159,7 @@ class Describer:
             pool=self._decoders,
             ahead=4 * self._decoding,
             budget=self._options.in_flight,
-            weigh=lambda item: BYTES_PER_PIXEL * pixels_of(item.data) if isinstance(item, Image) else 0,
+            weigh=lambda item: self._weigh(item.data) if isinstance(item, Image) else 0,
         )
         for item in prepared:
             if isinstance(item, Reject):

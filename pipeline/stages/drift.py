@@ -25,7 +25,7 @@ from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Health
 from pipeline.stages.kinds import index_spec, index_specs
-from pipeline.stages.sample import sample_files, sample_places
+from pipeline.stages.sample import finite, sample_files, sample_places
 from pipeline.table import DescriptorReader
 
 SAMPLE, LEAST, QUERIES, SEED = 16_384, 512, 256, 1
@@ -133,7 +133,7 @@ def _live_sample(catalog: Catalog, item: DriftItem) -> Floats:
             with staging.folder() as folder:
                 reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
                 parts.append(reader.take_vectors(rows[places]))
-    return np.concatenate(parts)
+    return finite(np.concatenate(parts))
 
 
 def _live_rows(catalog: Catalog, file: DescriptorFile, dead: Ints | None) -> Ints:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core import retry, staging
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
+from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
 from pipeline.extract import Encoded, Extractor
 from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
@@ -23,6 +24,7 @@ from pipeline.rejects import read_rejects, write_rejects
 from pipeline.stages import unread
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
+from pipeline.stages.usable import searchable
 from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
 
@@ -66,19 +68,21 @@ class ExtractWorker:
         self._metadata = source_spec(task.recipe).kinds
         self._last_counts = source_spec(task.recipe).last_counts
         device = choose_device(task.options.device)
-        self._extractor: Extractor = extract_spec(task.recipe).build(store, device)
+        spec = extract_spec(task.recipe)
+        self._zero_means = spec.zero_means
+        self._extractor: Extractor = spec.build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
         if self._encoder is not None:
             self._extractor = Encoded(self._extractor, self._encoder)
         self._stats = Stats()
-        self._describe = Describer(self._extractor, device, threads, task.options, self._stats)
+        self._describe = Describer(self._extractor, device, threads, task.options, self._stats, weigh=spec.weigh)
         self._retries = retry.total()
         # One shard is written and recorded at a time: whenever a worker dies, one file at most lacks its record.
         self._ending = threading.Lock()
-        self._whitening: Whitening | None = None
+        self._whiten: Callable[[Floats], Floats] | None = None
         if task.recipe.whiten is not None:
             assert task.recipe.whiten.artifact is not None, "whitening is fitted before shards are extracted"
-            self._whitening = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact))
+            self._whiten = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact)).apply
 
     def __call__(self, shard: Shard) -> DescriptorFile:
         """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole.
@@ -93,7 +97,7 @@ class ExtractWorker:
         with self._stats.spanned("busy_seconds"):
             described = self._taken_up(shard) or self._read(shard)
             described, missing = unread.separated(described, shard, packed=self._packs)
-            described = replace(described, batch=self._whiten(described.batch))
+            described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(unread.part(shard, missing), described)
         for reject in described.rejects:
@@ -126,7 +130,7 @@ class ExtractWorker:
 
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""
-        if self._whitening is not None:
+        if self._whiten is not None:
             encoded = self._stored(self._raw_id, shard)
             if encoded is not None:
                 return encoded
@@ -149,9 +153,6 @@ class ExtractWorker:
             if record.rejects is not None:
                 rejects = read_rejects(self._catalog.fetch(record.rejects, Path(folder)))
         return Described(images=images, batch=batch, rejects=rejects)
-
-    def _whiten(self, batch: DescriptorBatch) -> DescriptorBatch:
-        return batch if self._whitening is None else replace(batch, vectors=self._whitening.apply(batch.vectors))
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
         recipe_id, writer = self._recipe_id, uuid.uuid4().hex[:12]

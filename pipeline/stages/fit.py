@@ -19,10 +19,11 @@ from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
 from pipeline.features.encoding import EncodeSpec, fit_encoder
+from pipeline.features.usable import usable
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.fetch import readers
-from pipeline.stages.sample import read_sample, seeded_order
+from pipeline.stages.sample import finite, read_sample, seeded_order
 from pipeline.table import DescriptorReader
 from pipeline.whiten import Moments, WhitenSpec, fit_pca
 
@@ -50,7 +51,7 @@ class MomentsTask:
         # One BLAS thread: how a product is split among threads may change its last bits.
         with staging.folder() as folder, threadpool_limits(1, "blas"):
             reader = DescriptorReader(catalog.fetch(file.artifact, Path(folder)), file.artifact.uri)
-            parts = [Moments.of(batch) for batch in reader.batches(_STREAM_ROWS)]
+            parts = [Moments.of(finite(batch)) for batch in reader.batches(_STREAM_ROWS)]
         empty = Moments.of(reader.vectors()[:0])
         return catalog.put_artifact(Moments.merge([empty, *parts]).to_bytes(), "moments.safetensors")
 
@@ -81,7 +82,9 @@ def _per_image(catalog: Catalog, files: Sequence[DescriptorFile]) -> Iterator[De
     for file, reader in zip(files, readers(catalog, files), strict=True):
         batch = reader.batch()
         for image in range(file.indexed):
-            yield batch.of(image)
+            found = usable(batch.of(image))
+            if len(found.vectors):
+                yield found
 
 
 def sample_shards(shards: Iterable[Shard], spec: WhitenSpec | EncodeSpec) -> list[Shard]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.errors import UserError
 from pipeline.core.types import DescriptorFile, Floats, Ints
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.stages.fetch import readers
 
+log = logging.getLogger(__name__)
 SPREAD = 2
 """A sample is drawn from files that hold at least this many times its rows: few files, still a mixture."""
 
@@ -55,4 +58,16 @@ def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, se
     parts = []
     for (file, mine), reader in zip(drawn, readers(catalog, [file for file, _ in drawn]), strict=True):
         parts.append(reader.vectors()[mine] if 4 * len(mine) > file.rows else reader.take_vectors(mine))
-    return np.concatenate(parts)
+    sample = finite(np.concatenate(parts))
+    if not len(sample):
+        raise UserError("sample", f"of {sum(map(len, parts))} vectors holds none that is finite", "index anew")
+    return sample
+
+
+def finite(vectors: Floats) -> Floats:
+    """Return the vectors (n, d) that are finite: earlier releases stored others, which nothing can be learned from."""
+    rows = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+    if rows.all():
+        return vectors
+    log.warning("%d of %d sampled vectors are not finite; they are left out", len(rows) - int(rows.sum()), len(rows))
+    return vectors[rows]

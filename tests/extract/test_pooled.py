@@ -76,8 +76,25 @@ def test_an_image_too_small_for_the_backbone_is_rejected_with_the_reason(tmp_pat
     extractor = built(tmp_path)
     with pytest.raises(BadImageError, match="squeezenet1_1 needs 17 pixels"):
         extractor.prepare(jpeg(1, 60, 16))
-    with pytest.raises(BadImageError, match="too small"):
-        built(tmp_path, scales=(1.0, 0.25)).prepare(jpeg(1, 64, 48))
+    with pytest.raises(BadImageError, match=r"60x16 after resizing, 0.5 times that is its largest scale"):
+        built(tmp_path, scales=(0.5, 0.25)).prepare(jpeg(1, 60, 16))
+
+
+@pytest.mark.parametrize("scale_resize", ["tensor", "image"])
+def test_a_small_image_is_described_by_the_scales_that_fit(tmp_path: Path, scale_resize: str) -> None:
+    every = built(tmp_path, scales=(1.0, 0.7071, 0.25), scale_resize=scale_resize)
+    fitting = built(tmp_path, scales=(1.0, 0.7071), scale_resize=scale_resize)
+    image = every.prepare(jpeg(1, 64, 48))
+    np.testing.assert_array_equal(every.extract([image]).vectors, fitting.extract([image]).vectors)
+
+
+def test_an_image_that_is_large_enough_is_described_by_all_scales(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"resize": "none", "scale_pooling": "mean"}
+    both = built(tmp_path, scales=(1.0, 0.25), **fields)
+    alone = [built(tmp_path, scales=(scale,), **fields) for scale in (1.0, 0.25)]
+    image = both.prepare(jpeg(1, 68, 68))
+    total = np.sum([one.extract([image]).vectors for one in alone], axis=0)
+    np.testing.assert_allclose(both.extract([image]).vectors, total / np.linalg.norm(total), atol=1e-5)
 
 
 def test_settings_survive_json_and_defaults_stay_out_of_the_fingerprint(tmp_path: Path) -> None:
