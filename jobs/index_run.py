@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
 
 from jobs.build_indexes import BuildOptions, build_indexes
-from jobs.outcomes import find_rows, value_of
+from jobs.outcomes import find_keys, value_of
 from jobs.progress import Reporter
 from pipeline.core.errors import SightlineError
 from pipeline.core.names import absolute_location, public_url, same_place
@@ -159,7 +160,9 @@ class IndexRun:
         idle = same and not change.plan.count("add") and not change.plan.count("drop")
         if idle and (head is not self.head or self.options.retrain == "never"):
             return None
-        merged = merge(base, change, recipe, lambda items: find_rows(self.options.root, self.runner, items))
+        merged = merge(base, change, recipe, partial(find_keys, self.options.root, self.runner))
+        if merged.by_content:
+            self.reporter.say(f"{merged.by_content} images stay deleted: they equal images deleted under other keys")
         if merged.images == 0 and head is None:
             why = next(iter(self.set_aside.values()), "") or f"all {merged.seen} images were rejected"
             raise SightlineError(
