@@ -28,6 +28,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
             "add": plan.count("add"),
             "keep": plan.count("keep"),
             "drop": plan.count("drop"),
+            "renew": plan.count("renew"),
             "bytes": plan.bytes_to_read,
             "reason": plan.reason,
         },

@@ -13,6 +13,7 @@ from functools import partial
 import pyarrow as pa
 
 from jobs.build_indexes import BuildOptions, build_indexes
+from jobs.compared import compared
 from jobs.outcomes import find_keys, value_of
 from jobs.progress import Reporter
 from pipeline.core.errors import SightlineError
@@ -78,6 +79,7 @@ class IndexRun:
 
     def carry_out(self, recipe: Recipe) -> Snapshot | None:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
+        self.plan = compared(self.plan, self.base, recipe, self.options, self.runner, self.reporter)
         recipe = self._fitted(recipe, "encode", self._fit_codebook)
         recipe = self._fitted(recipe, "whiten", self._fit_whitening)
         files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
@@ -157,7 +159,7 @@ class IndexRun:
         """Return what this run means over a head: that of the plan, or a newer one."""
         base, change = self._over(head, recipe, files)
         same = head is not None and head.recipe.fingerprint == recipe.fingerprint
-        idle = same and not change.plan.count("add") and not change.plan.count("drop")
+        idle = same and not change.plan.changes
         if idle and (head is not self.head or self.options.retrain == "never"):
             return None
         merged = merge(base, change, recipe, partial(find_keys, self.options.root, self.runner))

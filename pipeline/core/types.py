@@ -64,13 +64,17 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size."""
+    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size.
+
+    sha256: of its bytes (hex), where they were read; "" in files of older releases.
+    """
 
     key: str
     uri: str
     reason: str
     bytes: int
     status: Literal["rejected", "duplicate"] = "rejected"
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ class Describer:
                 found.update(zip(rows, parts, strict=True))
         empty = sorted(row for row, part in found.items() if not len(part.vectors))
         rejects = seen.rejects + [
-            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
+            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size, sha256=image.sha256)
             for image, size in (seen.images[row] for row in empty)
         ]
         live = [row for row in range(len(seen.images)) if row not in set(empty)]
@@ -167,12 +167,12 @@ class Describer:
         if isinstance(item, Reject):
             return item
         self._stats.add("bytes", len(item.data))
+        digest = hashlib.sha256(item.data).hexdigest()
         try:
             with self._stats.timed("decode_seconds"):
                 pixels = self._extractor.prepare(item.data)
         except BadImageError as error:
-            return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
-        digest = hashlib.sha256(item.data).hexdigest()
+            return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data), sha256=digest)
         size = {"width": pixels.width, "height": pixels.height}
         row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata)
         self._queue.put()
@@ -216,8 +216,9 @@ def _without_duplicates(items: Iterable[Image | Reject]) -> Iterator[Image | Rej
     for item in items:
         if item.key in seen:
             size = len(item.data) if isinstance(item, Image) else item.bytes
+            digest = hashlib.sha256(item.data).hexdigest() if isinstance(item, Image) else item.sha256
             reason = "another image of the shard has the same key"
-            yield Reject(key=item.key, uri=item.uri, reason=reason, bytes=size, status="duplicate")
+            yield Reject(key=item.key, uri=item.uri, reason=reason, bytes=size, status="duplicate", sha256=digest)
         else:
             seen.add(item.key)
             yield item

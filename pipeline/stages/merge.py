@@ -25,6 +25,8 @@ from pipeline.stages.find_rows import FindKeys
 from pipeline.stages.kinds import source_spec
 from pipeline.stages.removed import Moves, removed
 
+AS_BEFORE = pa.array(["keep", "renew"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -160,7 +162,7 @@ def _scan(change: Change, deletions: pa.Table) -> _Scan:
         done = pc.and_(add, pc.invert(lost))
         failed = batch.filter(pc.and_(add, lost))["path"]
         retained = pc.and_(drop, manifests.among(batch["path"], failed))
-        stays = pc.or_(pc.or_(done, retained), pc.equal(batch["status"], "keep"))
+        stays = pc.or_(pc.or_(done, retained), pc.is_in(batch["status"], AS_BEFORE))
         rows = batch.filter(stays).select(LISTING.names)
         scan.listing.append(rows)
         scan.left.update(batch.filter(pc.and_(drop, pc.invert(retained)))["shard"].unique().to_pylist())
