@@ -72,7 +72,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
 
 def _unknown(report: IndexReport) -> list[str]:
     """Return which metadata no image had: its name, path or type may be wrong, which costs no image."""
-    described = report.stats.get("images", 0)
+    described = report.stats.get("images", 0) + report.stats.get("reused", 0)
     missing = [name for name in source_spec(report.recipe).kinds if report.stats.get(f"null_{name}") == described]
     if not described or not missing:
         return []

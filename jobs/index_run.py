@@ -80,6 +80,8 @@ class IndexRun:
     def carry_out(self, recipe: Recipe) -> Snapshot | None:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
         self.plan = compared(self.plan, self.base, recipe, self.options, self.runner, self.reporter)
+        if self.plan.count("renew"):
+            self.stats = {"images": 0.0, "renewed": float(self.plan.count("renew"))}
         recipe = self._fitted(recipe, "encode", self._fit_codebook)
         recipe = self._fitted(recipe, "whiten", self._fit_whitening)
         files, self.set_aside = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
@@ -130,7 +132,10 @@ class IndexRun:
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
         """Extract shards, or take up their completion records."""
         options = self.options
-        task = ExtractTask(root=options.root, location=options.source, recipe=recipe, options=options.extract)
+        donors = recipe.donors(self.head.recipe if self.head is not None else None)
+        task = ExtractTask(
+            root=options.root, location=options.source, recipe=recipe, options=options.extract, donors=donors
+        )
         done = manifests.DescriptorRows()
         set_aside: dict[str, str] = {}
         with self.reporter.phase(name, total) as phase:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core import retry, staging
+from pipeline.core.errors import IntegrityError, NotFoundError
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
@@ -22,18 +23,23 @@ from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
+from pipeline.stages.reuse import with_metadata
 from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractTask:
-    """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile."""
+    """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile.
+
+    donors: descriptor ids of recipes that describe images alike and carry other metadata.
+    """
 
     root: str
     location: str
     recipe: Recipe
     options: ExtractOptions = field(default_factory=ExtractOptions)
+    donors: tuple[str, ...] = ()
 
     uses_gpu = True
 
@@ -52,7 +58,7 @@ class ExtractWorker:
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
-        self._recipe_id = task.recipe.descriptor_id
+        self._recipe_id, self._donors = task.recipe.descriptor_id, task.donors
         self._raw_id, self._local_id = task.recipe.raw.descriptor_id, task.recipe.local.descriptor_id
         store = open_store(task.root)
         self._catalog = Catalog(store)
@@ -80,8 +86,10 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            described = self._taken_up(shard) or self._describe(self._source.images(shard))
-            described = replace(described, batch=self._whiten(described.batch))
+            reused = self._reused(shard)
+            described = reused or self._taken_up(shard) or self._describe(self._source.images(shard))
+            if reused is None:
+                described = replace(described, batch=self._whiten(described.batch))
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(shard, described)
         for reject in described.rejects:
@@ -89,7 +97,8 @@ class ExtractWorker:
                 self._stats.add(f"rejected:{category(reject.reason)}")
         for name in self._metadata:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add("images", len(described.images))
+        self._stats.add("images", len(described.images) if reused is None else 0)
+        self._stats.add("reused", len(described.images) if reused is not None else 0)
         self._stats.add("rejected", record.rejected)
         return record
 
@@ -103,6 +112,17 @@ class ExtractWorker:
     def stop(self) -> None:
         """Give up the shards at work: their calls end with an error."""
         self._describe.stop()
+
+    def _reused(self, shard: Shard) -> Described | None:
+        """Return what another recipe has of a shard, with the metadata of this one; None where the images differ."""
+        for recipe_id in self._donors:
+            try:
+                stored = self._stored(recipe_id, shard)
+            except (NotFoundError, IntegrityError):
+                continue  # collected, or broken: what is only of use to save work is not needed
+            if stored is not None:
+                return with_metadata(stored, self._source.images(shard))
+        return None
 
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""
