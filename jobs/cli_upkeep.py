@@ -29,15 +29,21 @@ MissingOk = Annotated[bool, typer.Option(help="Count keys that are not there ins
 
 
 def delete(
-    root: Root, keys: Keys = None, from_file: KeyFile = None, missing_ok: MissingOk = False, as_json: Json = False
+    root: Root,
+    keys: Keys = None,
+    from_file: KeyFile = None,
+    missing_ok: MissingOk = False,
+    copies: Annotated[bool, typer.Option("--copies", help="Delete other images of equal bytes, too.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Take images out for good, by key.
 
-    They stay out whatever the source holds, until they are restored.
+    They stay out whatever the source holds, until they are restored; so do later copies of them under other keys.
     """
-    options = delete_job.EditOptions(root=root, keys=_keys(keys, from_file), missing_ok=missing_ok)
+    options = delete_job.EditOptions(root=root, keys=_keys(keys, from_file), missing_ok=missing_ok, copies=copies)
     data = delete_job.delete(options)
-    output.emit(data, as_json=as_json, lines=_edited(data, f"{data['deleted']} images deleted"))
+    lines = [*_edited(data, f"{data['deleted']} images deleted"), *delete_job.notes(data)]
+    output.emit(data, as_json=as_json, lines=lines)
     return 0
 
 

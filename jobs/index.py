@@ -291,7 +291,7 @@ def _report(
         snapshot=snapshot.version if snapshot is not None else None,
         published=published,
         recipe=snapshot.recipe if published and snapshot is not None else planned.recipe,
-        plan=planned.plan,
+        plan=planned.plan if run is None else run.plan,
         images=images,
         seconds=dict(reporter.seconds),
         skipped=planned.skipped + sum(inside.values()),

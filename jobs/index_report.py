@@ -29,6 +29,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
             "add": plan.count("add"),
             "keep": plan.count("keep"),
             "drop": plan.count("drop"),
+            "renew": plan.count("renew"),
             "bytes": plan.bytes_to_read,
             "reason": plan.reason,
         },
@@ -93,7 +94,7 @@ def _unlisted(report: IndexReport) -> list[str]:
 
 def _unknown(report: IndexReport) -> list[str]:
     """Return which metadata most images had none of: its name, path or type may be wrong, which costs no image."""
-    described = report.stats.get("images", 0)
+    described = report.stats.get("images", 0) + report.stats.get("reused", 0)
     nulls = {name: report.stats.get(f"null_{name}", 0) for name in source_spec(report.recipe).kinds}
     never = [name for name, count in nulls.items() if described and count == described]
     mostly = [f"{name} ({nulls[name]:.0f})" for name in nulls if described / 2 < nulls[name] < described]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
 
 from jobs.build_indexes import BuildOptions, build_indexes
+from jobs.compared import compared
 from jobs.extraction import Extracted, extract, nothing_because
 from jobs.gates import Gates
-from jobs.outcomes import find_rows, value_of
+from jobs.outcomes import find_keys, value_of
 from jobs.progress import Reporter
 from jobs.reasons import Reason, reject_reasons
 from pipeline.core.errors import SightlineError
@@ -80,6 +82,9 @@ class IndexRun:
 
     def carry_out(self, recipe: Recipe) -> Snapshot | None:
         """Extract and publish; None when the gate was passed, or others have published all of it meanwhile."""
+        self.plan = compared(self.plan, self.base, recipe, self.options, self.runner, self.reporter)
+        if self.plan.count("renew"):
+            self.stats = {"images": 0.0, "renewed": float(self.plan.count("renew"))}
         recipe = self._fitted(recipe, "encode", self._fit_codebook)
         recipe = self._fitted(recipe, "whiten", self._fit_whitening)
         self.extracted = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
@@ -133,12 +138,14 @@ class IndexRun:
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
         """Extract shards, or use their completion records."""
         options = self.options
+        donors = recipe.donors(self.head.recipe if self.head is not None else None)
         task = ExtractTask(
             root=options.root,
             location=options.source,
             recipe=recipe,
             options=options.extract,
             max_read_errors=options.max_read_errors,
+            donors=donors,
         )
         found = extract(task, shards, runner=self.runner, reporter=self.reporter, name=name, total=total)
         self.stats = added(self.stats, found.stats)
@@ -148,10 +155,12 @@ class IndexRun:
         """Return what this run means over a head: that of the plan, or a newer one."""
         base, change = self._over(head, recipe, files)
         same = head is not None and head.recipe.fingerprint == recipe.fingerprint
-        idle = same and not change.plan.count("add") and not change.plan.count("drop")
+        idle = same and not change.plan.changes
         if idle and (head is not self.head or self.options.retrain == "never"):
             return None
-        merged = merge(base, change, recipe, lambda items: find_rows(self.options.root, self.runner, items))
+        merged = merge(base, change, recipe, partial(find_keys, self.options.root, self.runner))
+        if merged.by_content:
+            self.reporter.say(f"{merged.by_content} images stay deleted: they equal images deleted under other keys")
         if merged.images == 0 and head is None:
             why = nothing_because(self.extracted, self.rejected)
             raise SightlineError(

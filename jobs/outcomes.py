@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.types import Outcome
-from pipeline.publish import manifests
 from pipeline.run.base import Runner
 from pipeline.stages.find_rows import FindItem, FindRowsTask, FoundRows
 
@@ -21,16 +20,9 @@ def value_of(outcome: Outcome[Any, R]) -> R:
     return outcome.value
 
 
-def find_keys(root: str, runner: Runner, items: Iterable[FindItem]) -> Iterator[tuple[FindItem, FoundRows]]:
-    """Yield what was found of each item."""
-    for outcome in runner.map(FindRowsTask(root=root), items):
+def find_keys(
+    root: str, runner: Runner, items: Iterable[FindItem], digests: Sequence[str] = ()
+) -> Iterator[tuple[FindItem, FoundRows]]:
+    """Yield the images of each item: those of its keys, and those of the digests."""
+    for outcome in runner.map(FindRowsTask(root=root, digests=tuple(digests)), items):
         yield outcome.item, value_of(outcome)
-
-
-def find_rows(root: str, runner: Runner, items: Iterable[FindItem]) -> manifests.Rows:
-    """Return the rows that hold the keys looked for, by descriptor file id; files without any are left out."""
-    rows: manifests.Rows = {}
-    for item, found in find_keys(root, runner, items):
-        if len(found.rows):
-            rows[item.file.id] = manifests.united(rows, {item.file.id: found.rows})[item.file.id]
-    return rows

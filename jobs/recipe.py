@@ -108,7 +108,7 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
 
 def adopt(recipe: Recipe, head: Recipe | None) -> Recipe:
     """Take over what was fitted for the head, when both state the same descriptors: fitting anew is a new recipe."""
-    if head is None or head.declared.descriptor_id != recipe.declared.descriptor_id:
+    if head is None or head.declared.bare.descriptor_id != recipe.declared.bare.descriptor_id:
         return recipe
     return recipe.model_copy(update={"whiten": head.whiten, "encode": head.encode})
 

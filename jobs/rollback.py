@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jobs._main import run_module
@@ -13,11 +14,11 @@ from pipeline.core.storage import open_store
 from pipeline.publish import marks
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
-from pipeline.publish.lists import Lists, load_lists
+from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.run.inline import InlineRunner
 from pipeline.stages.commit import Proposal, conflict, transact
-from pipeline.stages.edits import bury, reopened
+from pipeline.stages.edits import roll_back
 from pipeline.stages.kinds import source_spec
 
 
@@ -52,17 +53,13 @@ def rollback(options: RollbackOptions) -> dict[str, Any]:
 
 
 def _proposal(catalog: Catalog, head: Snapshot, target: Snapshot, root: str) -> Proposal:
-    now, then = load_lists(catalog, head), load_lists(catalog, target)
-    deleted, before = set(now.deletions["key"].to_pylist()), set(then.deletions["key"].to_pylist())
-    runner = InlineRunner()
-    buried = bury(then, deleted - before, lambda items: find_keys(root, runner, items))
-    lists: Lists = replace(buried.lists, deletions=now.deletions)
-    allowed = {row["entry"] for row in then.deletions.to_pylist() if row["key"] not in deleted}
-    if allowed:
-        lists = replace(lists, listing=reopened(lists.listing, allowed, packed=source_spec(target.recipe).packs))
-    counts = {"images": target.summary.images - buried.images, "seen": target.summary.seen - buried.images}
+    source = source_spec(target.recipe)
+    find = partial(find_keys, root, InlineRunner())
+    then, now = load_lists(catalog, target), load_lists(catalog, head)
+    back = roll_back(then, now, find, source.key_is_row, packed=source.packs)
+    counts = {"images": target.summary.images - back.images, "seen": target.summary.seen - back.images}
     return Proposal(
-        lists=lists,
+        lists=back.lists,
         recipe=target.recipe,
         source=target.source,
         summary=target.summary.model_copy(update={**counts, "added": 0, "removed": 0, "seconds": {}}),

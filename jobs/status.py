@@ -13,6 +13,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import read_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
+from pipeline.stages.deletions import named
 from pipeline.stages.kinds import extract_spec
 
 
@@ -57,7 +58,7 @@ def status(root: str, history: int = 20) -> dict[str, Any]:
         },
         "tombstones": sum(len(rows) for rows in manifests.tombstones(lists.tombstones).values()),
         "indexes": indexes,
-        "deleted": lists.deletions.num_rows,
+        "deleted": named(lists.deletions).num_rows,
         "tags": marks.tags(store),
         "at_work": [{"operation": lease.operation, "writer": lease.writer} for lease, _ in read_leases(store)],
         "history": [_history_row(catalog.load(version), version in gone) for version in catalog.versions()[-history:]],

@@ -18,13 +18,15 @@ REJECT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("bytes", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
+"""sha256, of the encoded image where it was read, came after the other columns."""
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     """Write the images that were seen and not indexed, with their reasons."""
-    rows = [{"key": r.key, "uri": r.uri, "status": r.status, "reason": r.reason, "bytes": r.bytes} for r in rejects]
+    rows = [{name: getattr(reject, name) for name in REJECT_SCHEMA.names} for reject in rejects]
     pq.write_table(pa.Table.from_pylist(rows, schema=REJECT_SCHEMA), path, compression="zstd")
 
 

@@ -32,8 +32,10 @@ from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.lists import load_lists
 from pipeline.publish.plan import Packing
 from pipeline.search.engine import SearchIndex, SearchOptions
+from pipeline.stages.deletions import rule_of
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.expire import DAY, Retention
+from pipeline.stages.kinds import source_spec
 from pipeline.table import DescriptorReader
 
 T = TypeVar("T")
@@ -90,8 +92,8 @@ class Life:
         )
         return run_index(options, quiet())
 
-    def delete(self, *keys: str) -> dict[str, Any]:
-        return delete(EditOptions(root=self.root, keys=keys, missing_ok=True, lease=self.times))
+    def delete(self, *keys: str, copies: bool = False) -> dict[str, Any]:
+        return delete(EditOptions(root=self.root, keys=keys, missing_ok=True, copies=copies, lease=self.times))
 
     def restore(self, *keys: str) -> dict[str, Any]:
         return restore(EditOptions(root=self.root, keys=keys, missing_ok=True, lease=self.times))
@@ -151,8 +153,10 @@ class Life:
         live, summary = self.live(), head.summary
         assert summary.images == len(live), "I11: images are counted"
         assert summary.seen == summary.images + summary.rejected + summary.duplicates, "I11: every image has a fate"
-        deleted = set(load_lists(catalog, head).deletions["key"].to_pylist())
-        assert not deleted & set(live), "I6: no deleted image is live"
+        rule = rule_of(load_lists(catalog, head).deletions, source_spec(head.recipe).key_is_row)
+        assert not rule.by_key & set(live), "I6: no deleted key is live"
+        if source_spec(head.recipe).packs:
+            assert not [key for key, sha in live.items() if rule.deletes(key, sha)], "I6: no deleted content is live"
         if thorough:
             for spec in head.recipe.indexes:
                 assert self.found(spec.kind) == sorted(live), f"I15: {spec.kind} finds exactly what is live"

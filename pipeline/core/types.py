@@ -79,6 +79,7 @@ class Reject:
     is never recorded, and a later run tries it again.
     "skipped": a picture of a format that is not read, or a file of the system, inside a container; `reason` is its
     suffix or "system". It is counted, and not recorded.
+    sha256: of its bytes (hex), where they were read; "" in files of older releases.
     """
 
     key: str
@@ -86,6 +87,7 @@ class Reject:
     reason: str
     bytes: int
     status: Literal["rejected", "duplicate", "unread", "skipped"] = "rejected"
+    sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,5 +40,11 @@ def load_lists(catalog: Catalog, snapshot: Snapshot) -> Lists:
         descriptors=table(snapshot.descriptors, manifests.DESCRIPTORS),
         indexes=table(snapshot.indexes, manifests.INDEXES),
         tombstones=table(snapshot.tombstones, manifests.TOMBSTONES),
-        deletions=table(snapshot.deletions, manifests.DELETIONS),
+        deletions=_deletions(catalog, snapshot.deletions),
     )
+
+
+def _deletions(catalog: Catalog, artifact: Artifact | None) -> pa.Table:
+    if artifact is None:
+        return manifests.DELETIONS.empty_table()
+    return manifests.deletion_table(catalog.read(artifact), artifact.uri)

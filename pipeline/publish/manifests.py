@@ -46,9 +46,14 @@ INDEXES = pa.schema(
 TOMBSTONES = pa.schema([("file", pa.string()), ("rows", pa.list_(pa.int64()))])
 """Rows of descriptor files that are no longer part of the collection, sorted."""
 
-DELETIONS = pa.schema([("key", pa.string()), ("entry", pa.string()), ("version", pa.int64())])
-"""Images deleted by name, by key: the source may still hold them, and no later run brings them back. entry is the
-listed path that the key lies in; version is the snapshot that deleted it."""
+_BY_KEY = [("key", pa.string()), ("entry", pa.string()), ("version", pa.int64())]
+DELETIONS = pa.schema(
+    [*_BY_KEY, ("sha256", pa.string()), ("scope", pa.string()), ("kept", pa.list_(pa.string()))],
+)
+"""Images deleted by name, sorted by key: the source may still hold them, and no later run brings them back. entry is
+the listed path that the key lies in; version is the snapshot that deleted it. The other columns came after format 1 and
+are null in older manifests: sha256 of the image, what the deletion holds for, and the keys of copies that stay; see
+pipeline/stages/deletions.py for the rule."""
 
 _WIDTH, _FLUSH = 15, 1 << 15
 
@@ -202,6 +207,16 @@ def from_parquet(data: bytes, schema: pa.Schema, name: str) -> pa.Table:
     if not table.schema.equals(schema):
         raise IntegrityError(name, "has other columns than its manifest should")
     return table
+
+
+def deletion_table(data: bytes, name: str) -> pa.Table:
+    """Read a manifest of deletions; an older one gets null for what it does not know."""
+    try:
+        return from_parquet(data, DELETIONS, name)
+    except IntegrityError:
+        older = from_parquet(data, pa.schema(_BY_KEY), name)
+    columns = [pa.nulls(older.num_rows, field.type) for field in list(DELETIONS)[len(_BY_KEY) :]]
+    return pa.table([*older.columns, *columns], schema=DELETIONS)
 
 
 def uris(table: pa.Table, column: str) -> list[str]:

@@ -21,10 +21,11 @@ from pipeline.core.types import Entry, Ints, Shard
 from pipeline.publish.listing import BATCH, Listing, Spool, aligned
 from pipeline.publish.listing import SCHEMA as LISTING
 
-Status = Literal["keep", "add", "drop"]
+Status = Literal["keep", "renew", "add", "drop"]
+STATUSES: tuple[Status, ...] = ("keep", "renew", "drop", "add")
 SCHEMA = LISTING.append(pa.field("status", pa.string()))
 _ENTRIES = pa.schema([LISTING.field(name) for name in ("path", "size", "etag")])
-RANK = pa.array(["keep", "drop", "add"])
+RANK = pa.array(STATUSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Packs:
 class Plan:
     """Rows (path, size, etag, shard, status) by path; a changed entry has a "drop" row and then an "add" row.
 
+    One that only looked changed stays in its shard: its "renew" row gives it another etag (see renew.py).
     packs: the shards of the "add" rows in their order; None when the rows name their shards themselves.
     reason says in words why there is, or is not, anything to do.
     """
@@ -73,6 +75,12 @@ class Plan:
     reason: str
     counts: dict[str, int]
     bytes_to_read: int
+    packing: Packing | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to publish."""
+        return any(self.counts[status] for status in STATUSES if status != "keep")
 
     def count(self, status: Status) -> int:
         """Return how many entries have a status."""
@@ -141,21 +149,27 @@ def make_plan(
     It may still grow while the listing is read, as long as a name is there before any entry behind it is.
     again: what is to be extracted again though it is as it was.
     """
+    pieces = aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING))
+    return planned((_compare(new, old, unreadable, again) for new, old in pieces), source=source, packing=packing)
+
+
+def planned(pieces: Iterable[pa.Table], *, source: str, packing: Packing | None) -> Plan:
+    """Return the plan of some rows, in order; the shards of "add" rows are decided here."""
     spool, pack = Spool(SCHEMA), _Packer(source, packing)
-    counts = dict.fromkeys(("keep", "drop", "add"), 0)
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     to_read = 0
-    for new, old in aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING)):
-        rows = _compare(new, old, unreadable, again)
+    for rows in pieces:
         added = rows.filter(pc.equal(rows["status"], "add"))
         pack.add(added)
         to_read += int(pc.sum(added["size"]).as_py() or 0)
         for value in pc.value_counts(rows["status"].combine_chunks()).to_pylist():
             counts[value["values"]] += value["counts"]
         spool.append(rows)
+    same = counts["keep"] + counts["renew"]
     if counts["add"] or counts["drop"]:
-        reason = f"{counts['add']} new or changed, {counts['drop']} changed or gone, {counts['keep']} as they were"
+        reason = f"{counts['add']} new or changed, {counts['drop']} changed or gone, {same} as they were"
     else:
-        reason = f"nothing new: all {counts['keep']} are as they were"
+        reason = f"nothing new: all {same} are as they were"
     return Plan(
         spool=spool.finish(),
         packs=pack.finish(),
@@ -164,6 +178,7 @@ def make_plan(
         reason=reason,
         counts=counts,
         bytes_to_read=to_read,
+        packing=packing,
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import SightlineError
 from pipeline.publish.listing import SCHEMA as LISTING
 from pipeline.publish.listing import Listing, Spool, aligned
-from pipeline.publish.plan import SCHEMA, Plan, in_order
+from pipeline.publish.plan import SCHEMA, STATUSES, Plan, in_order
 
 
 class ContradictionError(SightlineError):
@@ -33,7 +33,7 @@ class Rebased:
 def rebase(plan: Plan, theirs: Listing, failed: pa.Array) -> Rebased:
     """Carry a plan over to another head's listing, without the shards that were set aside (ids in `failed`)."""
     spool = Spool(SCHEMA)
-    counts = dict.fromkeys(("keep", "drop", "add"), 0)
+    counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     strays: dict[str, list[str]] = {}
     for mine, there in aligned(_changes(plan, failed), theirs.batches(), (SCHEMA, LISTING)):
         rows = _carried(mine, there, strays)
@@ -80,9 +80,24 @@ def _carried(mine: pa.Table, theirs: pa.Table, strays: dict[str, list[str]]) -> 
         elif not (add is None and there is None):
             raise ContradictionError(path)
     gone = pc.is_in(theirs["path"], pa.array(sorted(go), pa.string()))
-    kept = theirs.append_column("status", pc.if_else(gone, "drop", "keep"))
+    kept = _renewed(theirs.append_column("status", pc.if_else(gone, "drop", "keep")), mine)
     fresh = adds.filter(pc.is_in(adds["path"], pa.array(sorted(come), pa.string())))
     return in_order(pa.concat_tables([kept.cast(SCHEMA), fresh.cast(SCHEMA)]))
+
+
+def _renewed(theirs: pa.Table, mine: pa.Table) -> pa.Table:
+    """Carry "renew" rows over to entries that are where they were; what the other commit changed is left alone."""
+    rows = mine.filter(pc.equal(mine["status"], "renew"))
+    if not rows.num_rows:
+        return theirs
+    at = pc.index_in(theirs["path"], value_set=rows["path"].combine_chunks())
+    ours = rows.take(at)
+    same = pc.and_(pc.equal(theirs["shard"], ours["shard"]), pc.equal(theirs["size"], ours["size"]))
+    same = pc.fill_null(pc.and_(same, pc.equal(theirs["status"], "keep")), fill_value=False)
+    for name in ("etag", "status"):
+        column = pc.if_else(same, ours[name], theirs[name])
+        theirs = theirs.set_column(theirs.schema.get_field_index(name), name, column)
+    return theirs
 
 
 def _same(one: dict[str, object], other: dict[str, object]) -> bool:

@@ -67,6 +67,19 @@ class Recipe(BaseModel):
         return self.model_copy(update={"encode": None, "whiten": None, "dtype": "float16", "indexes": ()})
 
     @property
+    def bare(self) -> Recipe:
+        """The recipe without the metadata that images carry: no descriptor depends on it."""
+        if "metadata" not in type(self.source).model_fields:
+            return self
+        return self.model_copy(update={"source": self.source.model_copy(update={"metadata": {}})})
+
+    def donors(self, head: Recipe | None) -> tuple[str, ...]:
+        """Return the descriptor ids of recipes of equal descriptors and other metadata: the head's, and with none."""
+        bare = self.bare.descriptor_id
+        ids = [head.descriptor_id] if head is not None and head.bare.descriptor_id == bare else []
+        return tuple(name for name in dict.fromkeys([*ids, bare]) if name != self.descriptor_id)
+
+    @property
     def declared(self) -> Recipe:
         """The recipe as a user states it: without the digests that fitting filled in."""
         stated: dict[str, Any] = {}

@@ -151,6 +151,14 @@ class SourceSpec(Spec):
             return False
         return not self.match or fnmatch.fnmatchcase(key, self.match)
 
+    def key_is_row(self, key: str, uri: str) -> bool:
+        """Tell whether a key is made of the image's row number, so that another image has it once rows move.
+
+        An image of a table says its row in its URI; see pipeline/stages/deletions.py for what hangs on it.
+        """
+        row = uri.rpartition("#row=")[2] if "#row=" in uri else ""
+        return row.isdecimal() and key.endswith((f"/{int(row):09d}", f"#{int(row)}", f"#{int(row):09d}"))
+
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""
         if self.skip_system and is_system_file(key):

@@ -128,7 +128,7 @@ class Describer:
             self._stats.add(f"{SKIPPED}{what}", count)
         empty = {row for row, part in found.items() if not len(part.vectors)}
         rejects = seen.rejects + [
-            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
+            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size, sha256=image.sha256)
             for image, size in (seen.images[row] for row in sorted(empty - set(superseded)))
         ]
         rejects += [*repeated, *superseded.values()]
@@ -189,15 +189,15 @@ class Describer:
         if isinstance(item, Reject | Repeat):
             return item
         self._stats.add("bytes", len(item.data))
+        digest = hashlib.sha256(item.data).hexdigest()
         try:
             with self._stats.timed("decode_seconds"):
                 pixels = self._pixels(item.data)
         except BadImageError as error:
-            return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data))
+            return Reject(key=item.key, uri=item.uri, reason=str(error), bytes=len(item.data), sha256=digest)
         except MemoryError:
             reason = "not enough memory to decode it"
             return Reject(key=item.key, uri=item.uri, reason=reason, bytes=len(item.data), status="unread")
-        digest = hashlib.sha256(item.data).hexdigest()
         size = {"width": pixels.width, "height": pixels.height}
         row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata, span=item.span)
         self._queue.put()

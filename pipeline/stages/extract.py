@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core import retry, staging
+from pipeline.core.errors import IntegrityError, NotFoundError
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
@@ -24,6 +25,7 @@ from pipeline.rejects import read_rejects, write_rejects
 from pipeline.stages import unread
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
+from pipeline.stages.reuse import with_metadata
 from pipeline.stages.usable import searchable
 from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
@@ -34,6 +36,7 @@ class ExtractTask:
     """Work for a runner: `open` in a worker process gives a function from Shard to DescriptorFile.
 
     max_read_errors: so many reads that fail in a row end the reading of a shard.
+    donors: descriptor ids of recipes that describe images alike and carry other metadata.
     """
 
     root: str
@@ -41,6 +44,7 @@ class ExtractTask:
     recipe: Recipe
     options: ExtractOptions = field(default_factory=ExtractOptions)
     max_read_errors: int = unread.MAX_READ_ERRORS
+    donors: tuple[str, ...] = ()
 
     uses_gpu = True
 
@@ -59,7 +63,7 @@ class ExtractWorker:
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
-        self._recipe_id = task.recipe.descriptor_id
+        self._recipe_id, self._donors = task.recipe.descriptor_id, task.donors
         self._raw_id, self._local_id = task.recipe.raw.descriptor_id, task.recipe.local.descriptor_id
         store = open_store(task.root)
         self._catalog = Catalog(store)
@@ -95,9 +99,11 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            described = self._taken_up(shard) or self._read(shard)
+            reused = self._reused(shard)
+            described = reused or self._taken_up(shard) or self._read(shard)
             described, missing = unread.separated(described, shard, packed=self._packs)
-            described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
+            if reused is None:
+                described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(unread.part(shard, missing), described)
         for reject in described.rejects:
@@ -105,7 +111,8 @@ class ExtractWorker:
                 self._stats.add(f"rejected:{category(reject.reason)}")
         for name in self._metadata:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add("images", len(described.images))
+        self._stats.add("images", len(described.images) if reused is None else 0)
+        self._stats.add("reused", len(described.images) if reused is not None else 0)
         self._stats.add("rejected", record.rejected)
         return record.model_copy(update={"unread": missing}) if missing else record
 
@@ -127,6 +134,17 @@ class ExtractWorker:
             images = unread.patient(self._source.images(shard), shard, self._max_read_errors)
             return self._describe(images, last_counts=last_counts)
         return unread.persistent(lambda: self._describe(self._source.images(shard), last_counts=last_counts))
+
+    def _reused(self, shard: Shard) -> Described | None:
+        """Return what another recipe has of a shard, with the metadata of this one; None where the images differ."""
+        for recipe_id in self._donors:
+            try:
+                stored = self._stored(recipe_id, shard)
+            except (NotFoundError, IntegrityError):
+                continue  # collected, or broken: what is only of use to save work is not needed
+            if stored is not None:
+                return with_metadata(stored, self._source.images(shard))
+        return None
 
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""

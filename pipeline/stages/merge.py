@@ -7,7 +7,7 @@ The listing is passed over in batches: memory grows with shards, not with images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,10 +21,12 @@ from pipeline.publish.listing import NewListing
 from pipeline.publish.lists import Lists
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
-from pipeline.stages.find_rows import FindItem
+from pipeline.stages.deletions import copies_of, named
+from pipeline.stages.find_rows import FindKeys
+from pipeline.stages.kinds import source_spec
+from pipeline.stages.removed import Moves, removed
 
-Find = Callable[[Iterable[FindItem]], manifests.Rows]
-"""Finds the rows of keys in descriptor files, by whatever runner there is."""
+AS_BEFORE = pa.array(["keep", "renew"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Merged:
-    """Lists after a plan was carried out, without new index shards, and the counts of its images."""
+    """Lists after a plan was carried out, without new index shards, and the counts of its images.
+
+    by_content: images that came and are deleted because their content was, under another key.
+    """
 
     lists: Lists
     images: int
@@ -51,20 +56,26 @@ class Merged:
     duplicates: int
     added: int
     removed: int
+    by_content: int = 0
 
 
 @dataclass
 class _Scan:
-    """What a pass over the plan finds: the new listing; shards that entries left, came into; deleted entries."""
+    """What a pass over the plan finds: the new listing; shards that entries left, came into; deleted entries.
+
+    containers: shard -> path of those that came. unchanged: entries that hold copies of deleted images, as before.
+    """
 
     listing: NewListing = field(default_factory=NewListing)
     left: set[str] = field(default_factory=set)
     used: list[pa.Array] = field(default_factory=list)
     deleted: int = 0
     buried: dict[str, list[str]] = field(default_factory=dict)
+    containers: dict[str, str] = field(default_factory=dict)
+    unchanged: set[str] = field(default_factory=set)
 
 
-def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
+def merge(head: Lists, change: Change, recipe: Recipe, find: FindKeys) -> Merged:
     """Apply a change to the lists of the head. recipe: of the new snapshot; other index settings are left behind."""
     scan = _scan(change, head.deletions)
     gone = _gone_paths(change, scan.left) if change.plan.packed else {}
@@ -81,16 +92,17 @@ def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
     if lost.num_rows:
         kept = kept.filter(pc.invert(manifests.among(kept["id"], lost["id"])))
     descriptors = manifests.with_rows(kept, new)
-    found = find(_items(head, used, gone, scan.buried, change.strays))
+    dead = removed(head, _moves(scan, used, gone, change), find, source_spec(recipe).key_is_row)
     reset = {*_named(old, returned), *_named(old, new)}
     rows = {name: dead for name, dead in old.items() if name not in reset}
-    rows = manifests.united(rows, found)
+    rows = manifests.united(rows, dead.rows)
     indexes = _indexes(head, descriptors, recipe)
     rows = manifests.united(rows, _whole(lost))
     tombstones = manifests.tombstone_table(_needed(rows, descriptors, indexes))
 
     came, went = _movement(head, new, returned, lost, (old, rows))
     images = live_images(descriptors, tombstones)
+    deleted = scan.deleted + copies_of(dead.deletions).num_rows
     rejected, duplicates = manifests.total(descriptors, "rejected"), manifests.total(descriptors, "duplicates")
     return Merged(
         lists=Lists(
@@ -98,13 +110,14 @@ def merge(head: Lists, change: Change, recipe: Recipe, find: Find) -> Merged:
             descriptors=descriptors,
             indexes=indexes,
             tombstones=tombstones,
-            deletions=head.deletions,
+            deletions=dead.deletions,
         ),
         images=images,
-        seen=scan.listing.rows - scan.deleted if change.plan.packed else images + rejected + duplicates,
+        seen=scan.listing.rows - deleted if change.plan.packed else images + rejected + duplicates,
         duplicates=duplicates,
         added=came,
         removed=went,
+        by_content=dead.by_content,
     )
 
 
@@ -140,22 +153,37 @@ def _used(files: pa.Table, shards: list[pa.Array]) -> pa.Table:
     return files if pc.all(there).as_py() else files.filter(there)
 
 
+def _moves(scan: _Scan, used: pa.Table, gone: dict[str, list[str]], change: Change) -> Moves:
+    return Moves(
+        came=used,
+        containers=scan.containers,
+        deleted=scan.buried,
+        left=gone,
+        strays=change.strays,
+        unchanged=frozenset(scan.unchanged),
+    )
+
+
 def _scan(change: Change, deletions: pa.Table) -> _Scan:
     scan = _Scan()
-    entries = deletions["entry"]
+    entries, copied = named(deletions)["entry"], copies_of(deletions)["entry"]
     for batch in change.plan.batches():
         add, drop = pc.equal(batch["status"], "add"), pc.equal(batch["status"], "drop")
         lost = manifests.among(batch["shard"], change.failed)
         done = pc.and_(add, pc.invert(lost))
         failed = batch.filter(pc.and_(add, lost))["path"]
         retained = pc.and_(drop, manifests.among(batch["path"], failed))
-        stays = pc.or_(pc.or_(done, retained), pc.equal(batch["status"], "keep"))
+        stays = pc.or_(pc.or_(done, retained), pc.is_in(batch["status"], AS_BEFORE))
         rows = batch.filter(stays).select(LISTING.names)
         scan.listing.append(rows)
         scan.left.update(batch.filter(pc.and_(drop, pc.invert(retained)))["shard"].unique().to_pylist())
         fresh = batch.filter(done)
         scan.used.append(fresh["shard"].unique())
+        if not change.plan.packed:
+            scan.containers.update(zip(fresh["shard"].to_pylist(), fresh["path"].to_pylist(), strict=True))
         if deletions.num_rows:
+            before = pc.and_(pc.is_in(batch["path"], copied), pc.and_(stays, pc.invert(done)))
+            scan.unchanged.update(batch.filter(before)["path"].to_pylist())
             scan.deleted += int(pc.sum(pc.is_in(rows["path"], entries)).as_py() or 0)
             for row in fresh.filter(pc.is_in(fresh["path"], entries)).to_pylist():
                 scan.buried.setdefault(row["shard"], []).append(row["path"])
@@ -185,19 +213,6 @@ def _touching(change: Change, shards: pa.Array) -> Iterator[tuple[pa.Array, pa.R
         there = batch.filter(pc.and_(pc.invert(add), manifests.among(batch["shard"], shards)))
         leaves = pc.and_(pc.equal(there["status"], "drop"), pc.invert(manifests.among(there["path"], failed)))
         yield leaves, there
-
-
-def _items(
-    head: Lists, used: pa.Table, gone: dict[str, list[str]], buried: dict[str, list[str]], strays: dict[str, list[str]]
-) -> Iterator[FindItem]:
-    """Yield what to look for: paths that left a file that stays, deleted and stray images of files that came."""
-    still = head.descriptors.filter(_within(head.descriptors["shard_id"], set(gone)))
-    for file in manifests.descriptor_files(still):
-        yield FindItem(file=file, keys=tuple(gone[file.shard_id]))
-    for file in manifests.descriptor_files(used.filter(_within(used["shard_id"], {*buried, *strays}))):
-        entries = pa.array(buried.get(file.shard_id, []), pa.string())
-        keys = head.deletions.filter(pc.is_in(head.deletions["entry"], entries))["key"].to_pylist()
-        yield FindItem(file=file, keys=(*keys, *strays.get(file.shard_id, ())))
 
 
 def _indexes(head: Lists, descriptors: pa.Table, recipe: Recipe) -> pa.Table:

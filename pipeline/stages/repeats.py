@@ -48,8 +48,9 @@ class Repeats:
             if isinstance(item, Reject) and item.status == "skipped":
                 self.skipped[item.reason] += 1
             elif not self._last_counts and isinstance(item, Image) and item.key in seen:
-                reject = Reject(key=item.key, uri=item.uri, reason=EARLIER, bytes=len(item.data))
-                yield Repeat(reject=reject, sha256=hashlib.sha256(item.data).hexdigest())
+                digest = hashlib.sha256(item.data).hexdigest()
+                reject = Reject(key=item.key, uri=item.uri, reason=EARLIER, bytes=len(item.data), sha256=digest)
+                yield Repeat(reject=reject, sha256=digest)
             else:
                 if not self._last_counts:
                     seen.add(item.key)
@@ -78,7 +79,7 @@ class Repeats:
         for row, (image, size) in enumerate(images):
             last = self._rows[image.key]
             if last != row:
-                reject = Reject(key=image.key, uri=image.uri, reason=LATER, bytes=size)
+                reject = Reject(key=image.key, uri=image.uri, reason=LATER, bytes=size, sha256=image.sha256)
                 same = last >= 0 and images[last][0].sha256 == image.sha256
                 rows[row] = replace(reject, reason=LATER_SAME, status="duplicate") if same else reject
         return repeats, rows

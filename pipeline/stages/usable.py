@@ -34,6 +34,7 @@ def searchable(
             uri=described.images[image].uri,
             reason=made.reason(zero_means, image),
             bytes=sizes[image],
+            sha256=described.images[image].sha256,
         )
         for image in np.flatnonzero(~has_rows).tolist()
     ]

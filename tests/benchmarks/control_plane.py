@@ -12,7 +12,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.sources.tar import Spec as TarSpec
 from pipeline.stages.commit import Proposal, transact
 from pipeline.stages.fill_index import groups, unheld
-from pipeline.stages.find_rows import FindItem
+from pipeline.stages.find_rows import FindItem, FoundRows
 from pipeline.stages.merge import Change, merge
 
 IMAGES, PER_INDEX_SHARD = 1_000, 2_000_000
@@ -78,10 +78,10 @@ def filled(lists: Lists, recipe: Recipe) -> pa.Table:
     return manifests.index_table(made)
 
 
-def nothing(items: Iterable[FindItem]) -> manifests.Rows:
-    """No image has gone, so there is nothing to find."""
-    assert not list(items)
-    return {}
+def nothing(items: Iterable[FindItem], digests: Sequence[str]) -> Iterator[tuple[FindItem, FoundRows]]:
+    """No image has gone, and none is deleted, so there is nothing to find."""
+    assert not [*items, *digests]
+    return iter(())
 
 
 def publish(catalog: Catalog, head: Snapshot | None, recipe: Recipe, shards: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from jobs.delete import EditOptions, delete
 from jobs.recipe import RecipeOptions
 from jobs.verify import verify
 from pipeline.core.errors import UserError
+from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.stages.describe import ExtractOptions
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
 from tests.integration.test_local import KEPT, LOCAL, asked, files_of, quiet, textures
@@ -164,6 +166,7 @@ def test_metadata_that_comes_later_leaves_vectors_and_their_whitening_alone(tmp_
     first = run(source, root, recipe=replace(QUICK, whiten="pca", dims=8))
     second = run(source, root, recipe=RecipeOptions(metadata=DECLARED))
     assert second.recipe.whiten == first.recipe.whiten
+    assert (second.stats["images"], second.stats["reused"], second.stats.get("passes", 0)) == (0, 24, 0)
     plain, carrying = (
         {
             key: vector.tolist()
@@ -206,3 +209,87 @@ def test_a_recipe_says_where_its_metadata_is(tmp_path: Path) -> None:
     assert told(root)["0.tar/0003.jpg"] == {"year": 2003}
     assert not run(source, root, recipe=RecipeOptions(recipe=str(path))).published
     assert [reader.metadata for reader in files_of(root)] == [{"year": "int64"}]
+
+
+def as_parquet(folder: Path, shards: int = 3) -> Path:
+    """The same images and metadata as `collection`, as columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(shards):
+        data = [{"bytes": image, "path": name} for name, image in images(8, 8 * n).items()]
+        taken = [{"year": 2000 + number} for number in range(8 * n, 8 * n + 8)]
+        licenses = [LICENSES[number % 3] for number in range(8 * n, 8 * n + 8)]
+        pq.write_table(pa.table({"image": data, "taken": taken, "license": licenses}), folder / f"{n}.parquet")
+    return folder
+
+
+REUSED = {
+    "plain": replace(QUICK, indexes=("flat", "lsh")),
+    "whitened": replace(QUICK, whiten="pca", dims=8),
+    "binary": replace(QUICK, whiten="pca", dims=8, dtype="binary"),
+    "full precision": replace(QUICK, dtype="float32"),
+}
+
+
+def vectors_of(root: Path, recipe: str) -> dict[str, list[float]]:
+    return {
+        key: vector.tolist()
+        for reader in files_of(root)
+        if reader.recipe == recipe
+        for key, vector in zip(reader.keys(), reader.vectors(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("recipe", REUSED.values(), ids=REUSED.keys())
+@pytest.mark.parametrize("layout", [collection, as_parquet])
+def test_metadata_is_added_changed_and_taken_away_without_describing_an_image(
+    tmp_path: Path, recipe: RecipeOptions, layout: Any
+) -> None:
+    source, root = layout(tmp_path / "src"), tmp_path / "root"
+    first = run(source, root, recipe=recipe)
+    delete(EditOptions(root=str(root), keys=(live(root)[3],)))
+    for declared, year in (("year:int64:taken.year,license:string", 2004), ("year:string:taken.year", "2004")):
+        report = run(source, root, recipe=RecipeOptions(metadata=declared))
+        assert (report.published, report.stats["images"], report.stats["reused"]) == (True, 0, 24)
+        assert report.images["indexed"] == 23
+        assert {v["year"] for key, v in about_live(root).items() if "0004" in key} == {year}
+        assert vectors_of(root, report.recipe.descriptor_id) == vectors_of(root, first.recipe.descriptor_id)
+        assert verify(str(root), quiet()).faults == ()
+    again = run(source, root, recipe=replace(recipe, metadata="year:string:taken.year"))
+    assert not again.published, "what is named again is what is there"
+
+
+def live(root: Path) -> list[str]:
+    return sorted(about_live(root))
+
+
+def about_live(root: Path) -> dict[str, dict[str, Any]]:
+    """Key -> metadata of what a search returns."""
+    with SearchIndex.open(str(root)) as index:
+        query = np.ones((1, index.dim), np.float32)
+        hits = index.search(query, SearchOptions(k=1000, index="flat", rerank=0))[0]
+    return {hit.key: dict(hit.metadata or {}) for hit in hits}
+
+
+def test_a_shard_whose_images_are_others_now_is_described_with_its_metadata(tmp_path: Path) -> None:
+    source, root = collection(tmp_path / "src"), tmp_path / "root"
+    run(source, root, recipe=QUICK)
+    write_files(source, {"1.tar": tar_bytes(described(images(8, 40)))})
+    report = run(source, root, recipe=RecipeOptions(metadata=DECLARED))
+    assert (report.stats["images"], report.stats["reused"]) == (8, 16)
+    assert about_live(root)["1.tar/0041.jpg"]["year"] == 2041
+
+
+def test_descriptors_that_were_collected_are_made_again(tmp_path: Path) -> None:
+    source, root = collection(tmp_path / "src", 1), tmp_path / "root"
+    first = run(source, root, recipe=QUICK)
+    for path in (root / "descriptors" / first.recipe.descriptor_id).glob("*.parquet"):
+        path.unlink()
+    report = run(source, root, recipe=RecipeOptions(metadata=DECLARED))
+    assert (report.stats["images"], report.stats.get("reused", 0)) == (8, 0)
+
+
+def test_a_name_that_no_image_has_is_said_when_nothing_was_described(tmp_path: Path, capsys: Any) -> None:
+    source, root = collection(tmp_path / "src", 1), tmp_path / "root"
+    run(source, root, recipe=QUICK)
+    assert cli.run(["index", str(source), str(root), "--metadata", "licence:string"]) == 0
+    assert "metadata licence is null for every image" in capsys.readouterr().out

@@ -27,7 +27,10 @@ contents = st.integers(0, 4).map(lambda number: f"image {number}")
 
 
 class CollectionLife(RuleBasedStateMachine):
-    """source: what lies there. live: what the head must hold. deleted: keys that must not come back by themselves."""
+    """source: what lies there. live: what the head must hold. copies: what came to the head and is deleted by content.
+
+    deleted: by key, its content then and the keys of copies that stayed; see pipeline/stages/deletions.py.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +38,9 @@ class CollectionLife(RuleBasedStateMachine):
         self.here = self._context.__enter__()
         self.source: dict[str, str] = {}
         self.live: dict[str, str] = {}
-        self.deleted: set[str] = set()
-        self.history: dict[int, dict[str, str]] = {}
+        self.copies: dict[str, str] = {}
+        self.deleted: dict[str, tuple[str, set[str]]] = {}
+        self.history: dict[int, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {}
         self.tagged: set[int] = set()
 
     def teardown(self) -> None:
@@ -53,7 +57,17 @@ class CollectionLife(RuleBasedStateMachine):
         self.here.put(key, content)
 
     def _remember(self) -> None:
-        self.history[self.here.life.catalog.versions()[-1]] = dict(self.live)
+        deleted = {key: content for key, (content, _) in self.deleted.items()}
+        self.history[self.here.life.catalog.versions()[-1]] = (dict(self.live), dict(self.copies), deleted)
+
+    def _by_content(self, key: str, content: str) -> bool:
+        return any(content == of and key not in kept for of, kept in self.deleted.values())
+
+    def _hold(self, images: dict[str, str]) -> None:
+        """The head comes to hold these images, as far as they are not deleted."""
+        named = {key: content for key, content in images.items() if key not in self.deleted}
+        self.copies = {key: content for key, content in named.items() if self._by_content(key, content)}
+        self.live = {key: content for key, content in named.items() if key not in self.copies}
 
     @rule(key=keys, content=contents)
     def put(self, key: str, content: str) -> None:
@@ -68,27 +82,45 @@ class CollectionLife(RuleBasedStateMachine):
     @rule()
     def index(self) -> None:
         self.here.life.index()
-        self.live = {key: content for key, content in self.source.items() if key not in self.deleted}
+        self._hold(self.source)
         self._remember()
 
     @rule()
     def retrain(self) -> None:
         self.here.life.index(retrain="always")
-        self.live = {key: content for key, content in self.source.items() if key not in self.deleted}
+        self._hold(self.source)
         self._remember()
 
     @rule(key=keys)
     def delete(self, key: str) -> None:
-        self.here.life.delete(key)
+        if key in self.copies:
+            return  # whether its row is still there depends on compaction
+        told = self.here.life.delete(key)
         if key in self.live:
-            self.deleted.add(key)
-            del self.live[key]
+            content = self.live.pop(key)
+            kept = {other for other, same in self.live.items() if same == content}
+            assert set(told["copies"].get(key, ())) == kept
+            self.deleted[key] = (content, kept)
         self._remember()
+
+    @rule(key=keys)
+    def rename(self, key: str) -> None:
+        """An image goes by another name; what is deleted stays deleted under it."""
+        other = KEYS[(KEYS.index(key) + 3) % len(KEYS)]
+        if key in self.source and other not in self.source:
+            self._put(other, self.source[key])
+            self.take_away(key)
 
     @rule(key=keys)
     def restore(self, key: str) -> None:
         self.here.life.restore(key)
-        self.deleted.discard(key)
+        contents = {self.deleted.pop(key)[0]} if key in self.deleted else set()
+        contents |= {self.copies.pop(key)} if key in self.copies else set()
+        for of, kept in self.deleted.values():
+            if of in contents:
+                kept.add(key)
+        still = {of for of, _ in self.deleted.values()}
+        self.copies = {key: content for key, content in self.copies.items() if content in still}
         self._remember()
 
     @rule()
@@ -103,7 +135,10 @@ class CollectionLife(RuleBasedStateMachine):
             self.here.life.rollback(version)
         except UserError:
             return
-        self.live = {key: content for key, content in self.history[version].items() if key not in self.deleted}
+        live, copies, deleted = self.history[version]
+        self._hold({**live, **copies, **deleted})
+        # What was deleted then and is allowed now comes back with the next run.
+        self.live = {key: content for key, content in self.live.items() if key in live}
         self._remember()
 
     @rule(data=st.data())

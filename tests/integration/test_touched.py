@@ -1,0 +1,220 @@
+"""Files that were copied, restored or checked out again: read once, described never, published as they were."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core import memory
+from pipeline.core.memory import MemoryStore
+from tests.builders import tar_bytes, write_files
+from tests.faulty import Watched
+from tests.life import RECIPE, Life, digests, in_memory, toy_kinds
+
+IMAGES = {f"{n}.jpg": f"image {n}".encode() for n in range(7)} | {"bad.jpg": b"bad image"}
+WITH_SIDES = {
+    name: data
+    for n in range(7)
+    for name, data in ((f"{n}.jpg", f"image {n}".encode()), (f"{n}.txt", f"text {n}".encode()))
+}
+
+
+def table(contents: list[bytes]) -> pa.Table:
+    return pa.table({"image": pa.array(contents, pa.binary())})
+
+
+def parquet(contents: list[bytes]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table(contents), out)
+    return out.getvalue()
+
+
+def arrow(contents: list[bytes]) -> bytes:
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table([]).schema) as writer:
+        writer.write_table(table(contents))
+    return out.getvalue()
+
+
+def packed(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder, images)
+
+
+def listed(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder, images)
+    (folder / "list.txt").write_text("\n".join(images))
+
+
+def kapture(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder / "sensors/records_data", images)
+    lines = [f"{n}, cam, {name}" for n, name in enumerate(images)]
+    (folder / "sensors/records_camera.txt").write_text("\n".join(lines) + "\n")
+
+
+def tar(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder, {"a.tar": tar_bytes(images), "b.tar": tar_bytes({"x.jpg": b"of another tar"})})
+
+
+def parquets(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder, {"a.parquet": parquet(list(images.values()))})
+
+
+def arrows(folder: Path, images: dict[str, bytes]) -> None:
+    write_files(folder, {"a.arrow": arrow(list(images.values()))})
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[Path, dict[str, bytes]], None]]] = {
+    "folder": ("", packed),
+    "filelist": ("list.txt", listed),
+    "kapture": ("", kapture),
+    "tar": ("", tar),
+    "parquet": ("", parquets),
+    "arrow": ("", arrows),
+}
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Iterator[Life]:
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    with toy_kinds():
+        yield Life(source=str(tmp_path / "src"), root=str(tmp_path / "root"), recipe=str(tmp_path / "toy.toml"))
+
+
+def touch(folder: Path, seconds: int = 0) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (1_000_000_000 + seconds, 1_000_000_000 + seconds))
+
+
+def described(report: Any) -> float:
+    return float(report.stats.get("images", 0) + report.stats.get("rejected", 0))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_touched_files_are_read_once_and_not_described(life: Life, tmp_path: Path, kind: str) -> None:
+    name, write = LAYOUTS[kind]
+    life.kind, life.source = kind, str(tmp_path / "src" / name)
+    write(tmp_path / "src", IMAGES)
+    first = life.index()
+    live = life.live()
+    touch(tmp_path / "src")
+    report = life.index()
+    assert described(report) == 0
+    assert (report.images["added"], report.images["removed"]) == (0, 0)
+    assert {**report.images, "added": 0} == {**first.images, "added": 0}
+    assert (report.plan.count("add"), report.plan.count("keep")) == (0, 0)
+    life.check()
+    assert life.live() == live
+    again = life.index()
+    assert (again.published, again.plan.changes, again.snapshot) == (False, False, report.snapshot)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_of_touched_files_those_of_other_bytes_are_described(life: Life, tmp_path: Path, kind: str) -> None:
+    name, write = LAYOUTS[kind]
+    life.kind, life.source = kind, str(tmp_path / "src" / name)
+    write(tmp_path / "src", IMAGES)
+    life.index()
+    changed = {**IMAGES, "3.jpg": b"IMAGE 3", "bad.jpg": b"now sound"}
+    write(tmp_path / "src", changed)
+    touch(tmp_path / "src")
+    report = life.index()
+    life.check()
+    assert sorted(life.live().values()) == sorted(
+        [*digests({k: v.decode() for k, v in changed.items()}).values()]
+        + ([*digests({"x": "of another tar"}).values()] if kind == "tar" else [])
+    )
+    if kind in ("folder", "filelist", "kapture"):
+        assert report.stats["images"] == 2
+        assert (report.images["added"], report.images["removed"]) == (2, 1)
+    elif kind == "tar":
+        assert report.plan.count("renew") == 1, "the other tar stays"
+
+
+def test_touched_files_that_are_deleted_stay_so_also_after_compaction(life: Life, tmp_path: Path) -> None:
+    packed(tmp_path / "src", IMAGES)
+    life.index()
+    life.delete("1.jpg")
+    for seconds in range(2):
+        touch(tmp_path / "src", seconds)
+        report = life.index()
+        assert (described(report), report.plan.count("renew")) == (0, 8)
+        life.check()
+        assert "1.jpg" not in life.live()
+        life.compact()
+    life.restore("1.jpg")
+    life.index()
+    life.check()
+    assert "1.jpg" in life.live()
+
+
+def test_a_touched_tar_that_lost_deleted_rows_by_compaction_is_as_it_was(life: Life, tmp_path: Path) -> None:
+    life.kind = "tar"
+    tar(tmp_path / "src", IMAGES)
+    life.index()
+    life.delete("a.tar/1.jpg")
+    life.compact()
+    touch(tmp_path / "src")
+    report = life.index()
+    assert (described(report), report.plan.count("renew")) == (0, 2)
+    life.check()
+
+
+def test_other_metadata_of_equal_images_is_a_change(life: Life, tmp_path: Path) -> None:
+    life.kind = "tar"
+    (tmp_path / "toy.toml").write_text(RECIPE + '[source]\nkind = "tar"\nmetadata = { txt = "string" }\n')
+    tar(tmp_path / "src", WITH_SIDES)
+    life.index()
+    touch(tmp_path / "src")
+    assert described(life.index()) == 0
+    tar(tmp_path / "src", {**WITH_SIDES, "2.txt": b"TEXT 2"})
+    report = life.index()
+    assert report.plan.count("renew") == 1
+    assert described(report) == 7
+    life.check()
+
+
+def test_what_cannot_be_read_is_left_to_extraction() -> None:
+    with in_memory() as here:
+        store = Etags(here.images.url)
+        memory.register(here.images.url.removeprefix("memory://"), store)
+        for name, data in IMAGES.items():
+            store.write(name, data)
+        here.life.index()
+        store.generation = "2"
+        failing = Watched(store, Once("3.jpg"))
+        memory.register(here.images.url.removeprefix("memory://"), failing)
+        report = here.life.index()
+        assert report.plan.count("renew") == 0, "one read failed, so all files of that item are extracted"
+        here.life.check()
+        assert len(here.life.live()) == 7
+
+
+class Etags(MemoryStore):
+    """A store whose etags change without the bytes, as a time does."""
+
+    generation = "1"
+
+    def stat(self, name: str) -> Any:
+        entry = super().stat(name)
+        return type(entry)(path=entry.path, size=entry.size, etag=entry.etag + self.generation)
+
+
+class Once:
+    """One read of one file fails, in a way that no retry of the store mends."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, False
+
+    def __call__(self, kind: str, name: str, carry_out: Callable[[], Any]) -> Any:
+        if kind == "read" and name == self.name and not self.done:
+            self.done = True
+            raise MemoryError
+        return carry_out()
