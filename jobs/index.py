@@ -14,7 +14,9 @@ from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
-from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
+from jobs.recipe import Built, RecipeOptions, adopt, build_recipe, stated_source_kind
+from jobs.recipe_changes import Change, changes, extracted_again
+from jobs.recipe_changes import lines as change_lines
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core import stats
 from pipeline.core.errors import UserError
@@ -66,6 +68,7 @@ class IndexReport:
     """What became of a run; `published` is False when nothing was new, on a dry run, and past the reject gate.
 
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
+    changes: in what the recipe differs from the head's; extracted_again: images of the head described again for it.
     """
 
     snapshot: int | None
@@ -75,6 +78,8 @@ class IndexReport:
     images: dict[str, int]
     seconds: dict[str, float]
     skipped: int = 0
+    changes: tuple[Change, ...] = ()
+    extracted_again: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -110,7 +115,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             )
         _store_blobs(catalog, planned.built)
         run = IndexRun(
-            options=_run_options(options),
+            options=_run_options(options, planned.built.made_by),
             catalog=catalog,
             head=head,
             base=planned.base,
@@ -137,20 +142,34 @@ class _Planned:
     base: Lists
     plan: Plan
     skipped: int
+    changes: tuple[Change, ...] = ()
+    extracted_again: int = 0
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
-    kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source))
-    recipe = adopt(built.recipe, head.recipe if head else None)
+    before, made_by = (head.recipe, head.recipe_file) if head is not None else (None, "")
+    kind = stated_source_kind(options.recipe, before) or detect(options.source)
+    built = build_recipe(options.recipe, head=before, source_kind=kind, made_by=made_by)
+    recipe = adopt(built.recipe, before)
+    changed, again = changes(before, recipe), extracted_again(head, recipe)
+    for line in change_lines(changed, again):
+        reporter.say(line)
     base = lists_for(catalog, head, recipe)
     with reporter.phase("plan"):
         source = source_spec(recipe).open(options.source)
         packing = options.packing if source_spec(recipe).packs else None
         plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
     reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
-    return _Planned(built=built, recipe=recipe, base=base, plan=plan, skipped=source.skipped)
+    return _Planned(
+        built=built,
+        recipe=recipe,
+        base=base,
+        plan=plan,
+        skipped=source.skipped,
+        changes=changed,
+        extracted_again=again,
+    )
 
 
 def _estimate(options: IndexOptions, planned: _Planned, catalog: Catalog, already: int) -> dict[str, Any]:
@@ -183,7 +202,7 @@ def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | No
     return options.retrain == "never" or (options.retrain == "auto" and not drifted)
 
 
-def _run_options(options: IndexOptions) -> RunOptions:
+def _run_options(options: IndexOptions, recipe_file: str) -> RunOptions:
     return RunOptions(
         source=options.source,
         root=options.root,
@@ -193,6 +212,7 @@ def _run_options(options: IndexOptions) -> RunOptions:
         train_bytes=options.train_bytes,
         max_reject_rate=options.max_reject_rate,
         retrain=options.retrain,
+        recipe_file=recipe_file,
     )
 
 
@@ -219,6 +239,8 @@ def _report(
         images=images,
         seconds=dict(reporter.seconds),
         skipped=planned.skipped,
+        changes=planned.changes,
+        extracted_again=planned.extracted_again,
         set_aside=run.set_aside if run is not None else {},
         past_gate=run.past_gate if run is not None else "",
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},

@@ -7,6 +7,8 @@ from typing import Any
 from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
 from jobs.output import notices
+from jobs.recipe_changes import as_json as changes_json
+from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes
 from pipeline.stages.kinds import extract_spec, source_spec
 
@@ -24,6 +26,8 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "estimate": report.estimate,
         "descriptor": extract_spec(report.recipe).label,
         "recipe": report.recipe.fingerprint,
+        "recipe_changes": changes_json(report.changes),
+        "extracted_again": report.extracted_again,
         "plan": {
             "add": plan.count("add"),
             "keep": plan.count("keep"),
@@ -50,6 +54,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
             f"would extract {plan.count('add')} entries in {shards} shards ({human_bytes(plan.bytes_to_read)}), "
             f"keep {plan.count('keep')}, drop {plan.count('drop')}: {plan.reason}",
             f"descriptor: {label}; indexes: {', '.join(spec.kind for spec in report.recipe.indexes)}",
+            *change_lines(report.changes, report.extracted_again),
             *(estimate_lines(report.estimate) if report.estimate else ()),
             *notices(label),
         ]

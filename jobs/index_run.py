@@ -51,6 +51,7 @@ class RunOptions:
     train_bytes: int
     max_reject_rate: float | None
     retrain: str
+    recipe_file: str = ""
 
 
 @dataclass(kw_only=True)
@@ -174,6 +175,7 @@ class IndexRun:
             source=absolute_location(self.options.source),
             summary=self._summary(recipe, merged),
             fitness=fitness,
+            recipe_file=self.options.recipe_file,
         )
 
     def _over(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> tuple[Lists, Change]:
