@@ -83,6 +83,10 @@ def index(
     retrain: Annotated[
         RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
     ] = RetrainKind.auto,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Fit whitening and codebook again; all descriptors are made again from it."),
+    ] = False,
     replace_source: Annotated[
         bool, typer.Option(help="Let SOURCE take the place of the one this ROOT indexes.")
     ] = False,
@@ -131,6 +135,7 @@ def index(
         train_bytes=int(train_memory * (1 << 30)),
         max_reject_rate=max_reject_rate,
         retrain=retrain.value,
+        refit=refit,
         replace_source=replace_source,
         dry_run=dry_run,
         trial_seconds=trial_seconds,

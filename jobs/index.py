@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
+from jobs.fits import drifted_indexes
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
-from jobs.recipe import Built, RecipeOptions, adopt, build_recipe, stated_source_kind
+from jobs.recipe import Built, RecipeOptions, adopt, build_recipe, fit_again, stated_source_kind
 from jobs.recipe_changes import Change, changes, extracted_again
 from jobs.recipe_changes import lines as change_lines
+from jobs.recipe_checks import Checked, check_recipe
 from jobs.runners import RunnerOptions, open_runner
 from pipeline.core import stats
 from pipeline.core.errors import UserError
@@ -43,6 +45,7 @@ class IndexOptions:
     train_bytes that of training one.
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
+    refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -57,6 +60,7 @@ class IndexOptions:
     train_bytes: int = TRAIN_BYTES
     max_reject_rate: float | None = None
     retrain: Retrain = "auto"
+    refit: bool = False
     replace_source: bool = False
     dry_run: bool = False
     trial_seconds: float = 10.0
@@ -68,7 +72,8 @@ class IndexReport:
     """What became of a run; `published` is False when nothing was new, on a dry run, and past the reject gate.
 
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
-    changes: in what the recipe differs from the head's; extracted_again: images of the head described again for it.
+    warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
+    extracted_again: images of the head that are described again for it.
     """
 
     snapshot: int | None
@@ -80,6 +85,7 @@ class IndexReport:
     skipped: int = 0
     changes: tuple[Change, ...] = ()
     extracted_again: int = 0
+    warnings: tuple[str, ...] = ()
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -152,6 +158,7 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     kind = stated_source_kind(options.recipe, before) or detect(options.source)
     built = build_recipe(options.recipe, head=before, source_kind=kind, made_by=made_by)
     recipe = adopt(built.recipe, before)
+    recipe = fit_again(recipe) if options.refit else recipe
     changed, again = changes(before, recipe), extracted_again(head, recipe)
     for line in change_lines(changed, again):
         reporter.say(line)
@@ -161,6 +168,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         packing = options.packing if source_spec(recipe).packs else None
         plan = make_plan(source.listing(), base.listing, source=public_url(options.source), packing=packing)
     reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
+    checked = Checked(recipe=recipe, blobs=built.blobs, plan=plan, base=base)
+    check_recipe(checked, catalog.store, memory_bytes=options.memory_bytes)
     return _Planned(
         built=built,
         recipe=recipe,
@@ -198,8 +207,7 @@ def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | No
         return False
     if planned.plan.count("add") or planned.plan.count("drop"):
         return False
-    drifted = any(fit.drifted for fit in head.fitness)
-    return options.retrain == "never" or (options.retrain == "auto" and not drifted)
+    return options.retrain == "never" or (options.retrain == "auto" and not drifted_indexes(head.fitness))
 
 
 def _run_options(options: IndexOptions, recipe_file: str) -> RunOptions:
@@ -241,6 +249,7 @@ def _report(
         skipped=planned.skipped,
         changes=planned.changes,
         extracted_again=planned.extracted_again,
+        warnings=tuple(run.warnings) if run is not None else (),
         set_aside=run.set_aside if run is not None else {},
         past_gate=run.past_gate if run is not None else "",
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},

@@ -10,6 +10,7 @@ from jobs.output import notices
 from jobs.recipe_changes import as_json as changes_json
 from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes
+from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec, source_spec
 
 
@@ -28,6 +29,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "recipe": report.recipe.fingerprint,
         "recipe_changes": changes_json(report.changes),
         "extracted_again": report.extracted_again,
+        "warnings": list(report.warnings),
         "plan": {
             "add": plan.count("add"),
             "keep": plan.count("keep"),
@@ -67,11 +69,18 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates",
         f"descriptor: {label}",
         *notices(label),
+        *(f"warning: {line}" for line in report.warnings),
         *_unknown(report),
         *(f"retrained: {kind}" for kind in report.retrained),
-        *(f"{kind} has drifted: {'; '.join(why)}" for kind, why in report.drifted.items()),
+        *(_drifted(kind, why) for kind, why in report.drifted.items()),
         *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
     ]
+
+
+def _drifted(kind: str, reasons: tuple[str, ...]) -> str:
+    """Return a line of drift, with what mends it where no later run does by itself."""
+    cure = "; `sightline index --refit` fits it again" if kind in FITS else ""
+    return f"{kind} has drifted: {'; '.join(reasons)}{cure}"
 
 
 def _unknown(report: IndexReport) -> list[str]:

@@ -84,8 +84,10 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
     # What the head fitted does not fit another extractor's descriptors.
     changed = inherited and not _same_extractor(extractor, head)
     whiten = WhitenOptions(whiten=options.whiten, power=options.whiten_power, dims=options.dims)
-    body["whiten"] = _fit_again(whiten_settings(whiten, base.get("whiten"), blobs), changed=changed)
-    body["encode"] = _fit_again(base.get("encode"), changed=changed)
+    body["whiten"] = _left_to_fit(
+        whiten_settings(whiten, base.get("whiten"), blobs, new=not inherited), changed=changed
+    )
+    body["encode"] = _left_to_fit(base.get("encode"), changed=changed)
     if options.dtype is not None:
         body["dtype"] = options.dtype
     body["indexes"] = _indexes(options, base, head)
@@ -121,6 +123,17 @@ def adopt(recipe: Recipe, head: Recipe | None) -> Recipe:
     return recipe.model_copy(update=update)
 
 
+def fit_again(recipe: Recipe) -> Recipe:
+    """Return the recipe with its codebook and whitening still to be fitted; UserError when it fits neither."""
+    fits = [part for part in (recipe.encode, recipe.whiten) if part is not None and part.method != "file"]
+    if not fits:
+        raise UserError(
+            "--refit", "has nothing to fit: the recipe has neither codebook nor PCA whitening", "leave it out"
+        )
+    update = {name: getattr(recipe.declared, name) for name in ("encode", "whiten")}
+    return recipe.model_copy(update=update)
+
+
 def _base(file: RecipeFile | None, head: Recipe | None, whiten: WhitenOptions) -> dict[str, Any]:
     """Return what the options change: the recipe file with what it leaves to the head, or the head, or nothing."""
     known: dict[str, Any] = head.model_dump(mode="json") if head is not None else {}
@@ -144,7 +157,7 @@ def _named(options: RecipeOptions, again: RecipeFile | None, before: Spec | None
     return NamedSettings(model=options.model, backbone=options.backbone, weights=weights, settings=given)
 
 
-def _fit_again(body: dict[str, Any] | None, *, changed: bool) -> dict[str, Any] | None:
+def _left_to_fit(body: dict[str, Any] | None, *, changed: bool) -> dict[str, Any] | None:
     """Return the settings of a fit without its result, where that was fitted from another extractor's descriptors."""
     if body is None or not changed or body.get("method") == "file":
         return body

@@ -32,16 +32,20 @@ class WhitenOptions:
 
 
 def whiten_settings(
-    options: WhitenOptions, base: dict[str, Any] | None, blobs: dict[str, bytes]
+    options: WhitenOptions, base: dict[str, Any] | None, blobs: dict[str, bytes], *, new: bool
 ) -> dict[str, Any] | None:
     """Return the whitening as JSON, None for none: as in `base` but for what was named.
 
-    A file's whitening is added to `blobs`. UserError where a setting of a file's whitening changes without the file.
+    A file's whitening is added to `blobs`. UserError where a setting of a file's whitening changes without the file,
+    and for settings of a whitening that the head does not have: only in a `new` recipe do they mean one.
     """
     if options.whiten == "none":
         return None
     if options.whiten is None and not options.numbers:
         return base
+    if options.whiten is None and base is None and not new:
+        given = "--dims" if options.dims is not None else "--whiten-power"
+        raise UserError(given, "is a setting of whitening, which this recipe does not have", "add --whiten pca or FILE")
     body = {**unfitted(base or {}), **options.numbers}
     if options.whiten is None and base is not None and base.get("method") == "file":
         _check_unchanged(options, base)

@@ -13,6 +13,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import read_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
+from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec
 
 
@@ -55,6 +56,7 @@ def status(root: str, history: int = 20) -> dict[str, Any]:
             "rows": manifests.total(lists.descriptors, "rows"),
             "bytes": descriptor_bytes,
         },
+        "fits": {kind: fit for kind in FITS if (fit := _fitness(head, kind)) is not None},
         "tombstones": sum(len(rows) for rows in manifests.tombstones(lists.tombstones).values()),
         "indexes": indexes,
         "deleted": lists.deletions.num_rows,

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.recipe import RecipeOptions, adopt, build_recipe, stated_source_kind
+from jobs.recipe import RecipeOptions, adopt, build_recipe, fit_again, stated_source_kind
 from jobs.recipe_changes import changes
 from jobs.recipe_file import RECIPES, read_recipe
 from pipeline.core.errors import UserError
@@ -112,6 +112,10 @@ def recipes(draw: st.DrawFn) -> tuple[str, RecipeOptions]:
         given_["backbone"] = choices["backbone"][0]
     if "weights" in choices:
         given_["weights"] = draw(st.sampled_from(choices["weights"]))
+    if given_.get("whiten") == "none":
+        # Settings of a whitening that is declined mean nothing.
+        given_.pop("dims", None)
+        given_.pop("whiten_power", None)
     given_.update(SOURCES[source], source_kind=source, recipe=kind)
     return source, RecipeOptions(**given_)
 
@@ -299,3 +303,18 @@ def checkpoint(path: Path, seed: int) -> str:
     meta = {"architecture": "squeezenet1_1", "pooling": "gem", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
     torch.save({"state_dict": state, "meta": meta}, path)
     return str(path)
+
+
+@pytest.mark.parametrize("options", [RecipeOptions(dims=4), RecipeOptions(whiten_power=0.5)])
+def test_a_setting_of_whitening_switches_none_on_where_the_head_has_none(options: RecipeOptions) -> None:
+    with pytest.raises(UserError, match="add --whiten pca"):
+        again(options, head_of())
+    assert again(replace(options, whiten="pca"), head_of()).whiten is not None
+
+
+def test_fitting_again_leaves_what_comes_from_a_file(folder: Path) -> None:
+    head = head_of(whiten="pca", dims=3)
+    assert fit_again(head).fingerprint == head.declared.fingerprint != head.fingerprint
+    for nothing in (head_of(), head_of(whiten=str(folder / "learned.pth"))):
+        with pytest.raises(UserError, match="nothing to fit"):
+            fit_again(nothing)
