@@ -16,6 +16,8 @@ CONTAINERS = ("tar", "parquet", "arrow", "npy")
 SUFFIXES = ".tar, .parquet, .arrow or .npy"
 LISTS = (".txt", ".lst", ".list")
 RECORDS = "sensors/records_camera.txt"
+NAMES = "names.parquet"
+"""The table beside an exported matrix (pipeline/export/npy.py): it names the matrix's rows, and holds no images."""
 LOOK = 10_000
 
 
@@ -38,11 +40,14 @@ def detect(location: str) -> str:
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
-    counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
+    counts, beside = dict.fromkeys((*CONTAINERS, "folder"), 0), 0
     for entry in islice(store.list(), LOOK):
         name = entry.path.lower()
         kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
+        beside += name.rpartition("/")[2] == NAMES
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
+    if counts["npy"] and counts["parquet"] == beside:
+        counts["parquet"] = 0
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]
