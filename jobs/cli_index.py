@@ -103,6 +103,10 @@ def index(
     retrain: Annotated[
         RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
     ] = RetrainKind.auto,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Fit whitening and codebook again; all descriptors are made again from it."),
+    ] = False,
     replace_source: Annotated[
         bool, typer.Option(help="Let SOURCE take the place of the one this ROOT indexes.")
     ] = False,
@@ -155,6 +159,7 @@ def index(
         max_read_errors=max_read_errors,
         allow_empty=allow_empty,
         retrain=retrain.value,
+        refit=refit,
         replace_source=replace_source,
         dry_run=dry_run,
         trial_seconds=trial_seconds,

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from jobs.recipe_checks import stage_weights
 from jobs.units import human_bytes
 from pipeline.core import staging
-from pipeline.core.storage import Store, open_store
-from pipeline.core.types import Artifact, DescriptorFile, Shard
-from pipeline.publish.catalog import Catalog
+from pipeline.core.storage import Store
+from pipeline.core.types import DescriptorFile, Shard
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.run.inline import InlineRunner
@@ -58,12 +58,7 @@ def run_trial(
 ) -> Trial | None:
     """Extract a few of the plan's shards for about `limit` seconds; None when there is nothing to extract."""
     with staging.folder("trial-") as folder:
-        store = open_store(folder)
-        for uri, data in blobs.items():
-            store.write(uri, data)
-        for artifact in (value for _, value in recipe.extractor if isinstance(value, Artifact)):
-            if not store.exists(artifact.uri):
-                store.write(artifact.uri, Catalog(root).read(artifact))
+        stage_weights(recipe, root, blobs, folder)
         # One shard at a time: seconds of shards that overlap would be counted twice.
         plain = recipe.raw if recipe.encode is None else recipe.local
         task = ExtractTask(root=folder, location=source, recipe=plain, options=replace(options, overlap=False))

@@ -13,11 +13,15 @@ from typing import Any, Literal
 
 from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
+from jobs.fits import drifted_indexes
 from jobs.gates import Gates, replaced, selection
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
 from jobs.reasons import Reason
-from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
+from jobs.recipe import Built, RecipeOptions, adopt, build_recipe, fit_again, stated_source_kind
+from jobs.recipe_changes import Change, changes, extracted_again
+from jobs.recipe_changes import lines as change_lines
+from jobs.recipe_checks import Checked, check_recipe
 from jobs.runners import RunnerOptions, open_runner
 from jobs.source_notes import source_notes
 from jobs.units import skipped_words
@@ -48,6 +52,7 @@ class IndexOptions:
     train_bytes that of training one.
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
+    refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -65,6 +70,7 @@ class IndexOptions:
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
     retrain: Retrain = "auto"
+    refit: bool = False
     replace_source: bool = False
     dry_run: bool = False
     trial_seconds: float = 10.0
@@ -81,6 +87,8 @@ class IndexReport:
     this run read; skipped_by: the same by suffix.
 
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
+    warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
+    extracted_again: images of the head that are described again for it.
     """
 
     snapshot: int | None
@@ -91,6 +99,9 @@ class IndexReport:
     seconds: dict[str, float]
     skipped: int = 0
     skipped_by: dict[str, int] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    extracted_again: int = 0
+    warnings: tuple[str, ...] = ()
     set_aside: dict[str, str] = field(default_factory=dict)
     past_gate: str = ""
     reject_reasons: tuple[Reason, ...] = ()
@@ -129,7 +140,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             )
         _store_blobs(catalog, planned.built)
         run = IndexRun(
-            options=_run_options(options, planned.gates),
+            options=_run_options(options, planned),
             catalog=catalog,
             head=head,
             base=planned.base,
@@ -160,15 +171,20 @@ class _Planned:
     skipped: int
     unreadable: tuple[str, ...]
     skipped_by: dict[str, int]
+    changes: tuple[Change, ...] = ()
+    extracted_again: int = 0
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
-    kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(
-        options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root)
-    )
-    recipe = adopt(built.recipe, head.recipe if head else None)
+    before, made_by = (head.recipe, head.recipe_file) if head is not None else (None, "")
+    kind = stated_source_kind(options.recipe, before) or detect(options.source, options.root)
+    built = build_recipe(options.recipe, head=before, source_kind=kind, made_by=made_by)
+    recipe = adopt(built.recipe, before)
+    recipe = fit_again(recipe) if options.refit else recipe
+    changed, again = changes(before, recipe), extracted_again(head, recipe)
+    for line in change_lines(changed, again):
+        reporter.say(line)
     base = lists_for(catalog, head, recipe)
     with reporter.phase("plan"):
         spec = source_spec(recipe)
@@ -192,6 +208,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
     for line in source_notes(plan, spec, options.source):
         reporter.say(f"warning: {line}")
+    checked = Checked(recipe=recipe, blobs=built.blobs, plan=plan, base=base)
+    check_recipe(checked, catalog.store, memory_bytes=options.memory_bytes)
     return _Planned(
         built=built,
         recipe=recipe,
@@ -202,6 +220,8 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
         skipped=skipped,
         skipped_by=by,
         unreadable=tuple(unreadable),
+        changes=changed,
+        extracted_again=again,
     )
 
 
@@ -252,11 +272,10 @@ def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | No
         return False
     if planned.plan.count("add") or planned.plan.count("drop"):
         return False
-    drifted = any(fit.drifted for fit in head.fitness)
-    return options.retrain == "never" or (options.retrain == "auto" and not drifted)
+    return options.retrain == "never" or (options.retrain == "auto" and not drifted_indexes(head.fitness))
 
 
-def _run_options(options: IndexOptions, gates: Gates) -> RunOptions:
+def _run_options(options: IndexOptions, planned: _Planned) -> RunOptions:
     return RunOptions(
         source=options.source,
         root=options.root,
@@ -264,9 +283,10 @@ def _run_options(options: IndexOptions, gates: Gates) -> RunOptions:
         rows_per_index_shard=options.rows_per_index_shard,
         memory_bytes=options.memory_bytes,
         train_bytes=options.train_bytes,
-        gates=gates,
+        gates=planned.gates,
         max_read_errors=options.max_read_errors,
         retrain=options.retrain,
+        recipe_file=planned.built.made_by,
     )
 
 
@@ -296,6 +316,9 @@ def _report(
         seconds=dict(reporter.seconds),
         skipped=planned.skipped + sum(inside.values()),
         skipped_by=dict(Counter(planned.skipped_by) + Counter(inside)),
+        changes=planned.changes,
+        extracted_again=planned.extracted_again,
+        warnings=tuple(run.warnings) if run is not None else (),
         set_aside=run.extracted.set_aside if run is not None else {},
         past_gate=planned.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),

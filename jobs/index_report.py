@@ -7,8 +7,12 @@ from typing import Any
 from jobs.estimate import lines as estimate_lines
 from jobs.index import IndexReport
 from jobs.output import notices
-from jobs.reasons import SHOWN, as_json
+from jobs.reasons import SHOWN
+from jobs.reasons import as_json as reasons_json
+from jobs.recipe_changes import as_json as changes_json
+from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes, skipped_words
+from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec, source_spec
 
 
@@ -25,6 +29,9 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "estimate": report.estimate,
         "descriptor": extract_spec(report.recipe).label,
         "recipe": report.recipe.fingerprint,
+        "recipe_changes": changes_json(report.changes),
+        "extracted_again": report.extracted_again,
+        "warnings": list(report.warnings),
         "plan": {
             "add": plan.count("add"),
             "keep": plan.count("keep"),
@@ -37,8 +44,8 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "skipped_by": report.skipped_by,
         "set_aside": report.set_aside,
         "past_gate": report.past_gate,
-        "reject_reasons": as_json(report.reject_reasons),
-        "unread": as_json(report.unread),
+        "reject_reasons": reasons_json(report.reject_reasons),
+        "unread": reasons_json(report.unread),
         "unreadable": list(report.unreadable),
         "drifted": {kind: list(reasons) for kind, reasons in report.drifted.items()},
         "retrained": list(report.retrained),
@@ -56,6 +63,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
             f"would extract {plan.count('add')} entries in {shards} shards ({human_bytes(plan.bytes_to_read)}), "
             f"keep {plan.count('keep')}, drop {plan.count('drop')}: {plan.reason}",
             f"descriptor: {label}; indexes: {', '.join(spec.kind for spec in report.recipe.indexes)}",
+            *change_lines(report.changes, report.extracted_again),
             *(estimate_lines(report.estimate) if report.estimate else ()),
             *notices(label),
             *([report.past_gate] if report.past_gate else ()),
@@ -71,12 +79,19 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         + (f", {skipped_words(report.skipped, report.skipped_by)}" if report.skipped else ""),
         f"descriptor: {label}",
         *notices(label),
+        *(f"warning: {line}" for line in report.warnings),
         *_unknown(report),
         *(f"retrained: {kind}" for kind in report.retrained),
-        *(f"{kind} has drifted: {'; '.join(why)}" for kind, why in report.drifted.items()),
+        *(_drifted(kind, why) for kind, why in report.drifted.items()),
         *(f"rejected: {reason}" for reason in report.reject_reasons[:SHOWN]),
         *_troubles(report),
     ]
+
+
+def _drifted(kind: str, reasons: tuple[str, ...]) -> str:
+    """Return a line of drift, with what mends it where no later run does by itself."""
+    cure = "; `sightline index --refit` fits it again" if kind in FITS else ""
+    return f"{kind} has drifted: {'; '.join(reasons)}{cure}"
 
 
 def _troubles(report: IndexReport) -> list[str]:

@@ -6,7 +6,7 @@ newer head when somebody else publishes meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.compared import compared
 from jobs.extraction import Extracted, extract, nothing_because
+from jobs.fits import Fits, drifted_indexes, measure_fits
 from jobs.gates import Gates
 from jobs.outcomes import find_keys, value_of
 from jobs.progress import Reporter
@@ -22,8 +23,7 @@ from jobs.reasons import Reason, reject_reasons
 from pipeline.core.errors import SightlineError
 from pipeline.core.names import absolute_location, public_url, same_place
 from pipeline.core.stats import added, told
-from pipeline.core.types import Artifact, DescriptorFile, Shard
-from pipeline.publish import manifests
+from pipeline.core.types import Shard
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Held
 from pipeline.publish.lists import EMPTY, Lists, load_lists
@@ -37,7 +37,6 @@ from pipeline.stages.commit import Proposal, conflict, transact
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
-from pipeline.stages.fit import CodebookTask, MomentsTask, What, complete, fit_whitening, fitted, sample_shards
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge, unchanged
 
@@ -55,6 +54,7 @@ class RunOptions:
     gates: Gates
     max_read_errors: int
     retrain: str
+    recipe_file: str = ""
 
 
 @dataclass(kw_only=True)
@@ -73,6 +73,7 @@ class IndexRun:
     rejected: tuple[Reason, ...] = ()
     past_gate: str = ""
     retrained: tuple[str, ...] = ()
+    warnings: list[str] = field(default_factory=list)
     stats: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -85,8 +86,7 @@ class IndexRun:
         self.plan = compared(self.plan, self.base, recipe, self.options, self.runner, self.reporter)
         if self.plan.count("renew"):
             self.stats = {"images": 0.0, "renewed": float(self.plan.count("renew"))}
-        recipe = self._fitted(recipe, "encode", self._fit_codebook)
-        recipe = self._fitted(recipe, "whiten", self._fit_whitening)
+        recipe = self._fits().complete(recipe, self.plan)
         self.extracted = self._extract(recipe, self.plan.shards(), "extract", self.plan.new_shards)
         self.plan = with_parts(self.plan, self.extracted.parts)
         self.rejected = reject_reasons(self.catalog, self.extracted.files)
@@ -101,39 +101,16 @@ class IndexRun:
             before=self.lease.check,
         )
 
-    def _fitted(self, recipe: Recipe, what: What, fit: Callable[[Recipe, list[Shard]], Recipe]) -> Recipe:
-        """Return the recipe with one part fitted: as it is, by an earlier run, or now."""
-        spec = getattr(recipe, what)
-        if spec is None or spec.artifact is not None:
-            return recipe
-        sample = sample_shards(self.plan.shards(), spec)
-        return fitted(self.catalog, recipe, sample, what) or fit(recipe, sample)
-
-    def _fit_codebook(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
-        assert recipe.encode is not None, "only what a recipe has is fitted"
-        files = self._sampled(recipe.local, sample, "codebook")
-        with self.reporter.phase("codebook", 1, "codebooks") as phase:
-            task = CodebookTask(root=self.options.root, encode=recipe.encode)
-            (outcome,) = self.runner.map(task, [tuple(files)])
-            phase.advance()
-        return complete(self.catalog, recipe, sample, "encode", value_of(outcome))
-
-    def _sampled(self, recipe: Recipe, sample: list[Shard], what: str) -> list[DescriptorFile]:
-        """Extract the sample of a fit; return its files by shard id."""
-        found = self._extract(recipe, sample, "sample", len(sample))
-        if not manifests.total(found.files, "rows"):
-            why = nothing_because(found, reject_reasons(self.catalog, found.files)) or "the source is empty"
-            raise SightlineError(f"{public_url(self.options.source)}: {what} has no sample: {why}")
-        return sorted(manifests.descriptor_files(found.files), key=lambda file: file.shard_id)
-
-    def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
-        files = self._sampled(recipe.raw, sample, "whitening")
-        with self.reporter.phase("whiten", len(files), "moments") as phase:
-            moments: dict[str, Artifact] = {}
-            for outcome in self.runner.map(MomentsTask(root=self.options.root), files):
-                moments[outcome.item.id] = value_of(outcome)
-                phase.advance()
-            return fit_whitening(self.catalog, recipe, sample, [moments[file.id] for file in files])
+    def _fits(self) -> Fits:
+        return Fits(
+            source=self.options.source,
+            root=self.options.root,
+            catalog=self.catalog,
+            runner=self.runner,
+            reporter=self.reporter,
+            extract=lambda recipe, sample: self._extract(recipe, sample, "sample", len(sample)),
+            warnings=self.warnings,
+        )
 
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
         """Extract shards, or use their completion records."""
@@ -178,6 +155,7 @@ class IndexRun:
             source=absolute_location(self.options.source),
             summary=self._summary(recipe, merged),
             fitness=fitness,
+            recipe_file=self.options.recipe_file,
         )
 
     def _over(self, head: Snapshot | None, recipe: Recipe, files: pa.Table) -> tuple[Lists, Change]:
@@ -213,10 +191,10 @@ class IndexRun:
         )
         lists = replace(merged.lists, indexes=build_indexes(options, recipe, merged.lists, self.runner, self.reporter))
         fitness = self.measure(recipe, lists, before)
-        drifted = frozenset(fit.kind for fit in fitness if fit.drifted)
+        drifted = drifted_indexes(fitness)
         if drifted and self.options.retrain == "auto":
             for fit in fitness:
-                if fit.drifted:
+                if fit.kind in drifted:
                     self.reporter.say(f"retraining {fit.kind}: {'; '.join(fit.drifted)}")
             anew = replace(options, retrain=drifted)
             lists = replace(lists, indexes=build_indexes(anew, recipe, lists, self.runner, self.reporter))
@@ -229,7 +207,7 @@ class IndexRun:
         with self.reporter.phase("drift"):
             task = DriftTask(root=self.options.root, recipe=recipe)
             found = {o.item.kind: value_of(o) for o in self.runner.map(task, drift_items(recipe, lists, before))}
-        return judged(found, before)
+        return judged(found, before) + measure_fits(self.options.root, recipe, lists, before, self.runner)
 
     def _summary(self, recipe: Recipe, merged: Merged) -> Summary:
         unread = self.extracted.unread.total

@@ -71,6 +71,11 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         lines += [
             f"    drifted: {what}; `sightline index --retrain auto` trains anew" for what in fitness.get("drifted", ())
         ]
+    lines += [
+        f"  {kind} has drifted: {what}; `sightline index --refit` fits it again"
+        for kind, fit in data["fits"].items()
+        for what in fit["drifted"]
+    ]
     lines += [f"  deleted by name: {data['deleted']}"] if data["deleted"] else []
     lines += [f"  tag {name}: snapshot {version}" for name, version in sorted(data["tags"].items())]
     lines += [f"  at work: {work['operation']} by writer {work['writer']}" for work in data["at_work"]]

@@ -1,38 +1,30 @@
 """From what a user says (options, a recipe file, nothing) to a Recipe, and the objects it needs stored.
 
 What is not said is taken from the ROOT's head, so that a plain `sightline index SOURCE ROOT` goes on as before; in a
-new ROOT from the defaults. Nothing is written here: the job stores `blobs` when it really runs.
+new ROOT from the defaults. A recipe file states a recipe as a whole: what it leaves out has its default, but for what
+has none (backbone, weights, a whole [source] or [indexes]), which is the head's. The file that made the head, given
+again, says nothing new. Nothing is written here: the job stores `blobs` when it really runs.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from jobs.weights import Weights, checkpoint_at, local_copy, named_weights
-from pipeline.checkpoints import Checkpoint, read_whitening_file
-from pipeline.core.errors import NotFoundError, UserError
+from jobs.recipe_file import RecipeFile, read_recipe
+from jobs.recipe_weights import SETTINGS, NamedSettings, Stated, extractor_settings, is_weight_file
+from jobs.recipe_whiten import WhitenOptions, stated_whitening, unfitted, whiten_settings
+from pipeline.core.errors import UserError
 from pipeline.core.metadata import parsed
 from pipeline.core.names import public_url
-from pipeline.core.specs import Spec, explain, kinds, spec_class
-from pipeline.core.storage import split_location
-from pipeline.core.types import Artifact, as_json
-from pipeline.features.backbones import pixel_statistics
+from pipeline.core.specs import Spec, explain, kinds, spec_class, spec_from_json
 from pipeline.publish.recipe import Recipe
-from pipeline.sources import CarryingSpec
-from pipeline.whiten import Whitening, from_components
+from pipeline.sources import CarryingSpec, SourceSpec
 
-SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
-"""Options that are fields of an extractor's settings, by the same name."""
-DEFAULT_BACKBONE = "mobilenet_v2"
-DEFAULT_WEIGHTS = "imagenet"
 DEFAULT_INDEXES = ("flat", "ivfpq", "lsh")
-RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,36 +55,117 @@ class RecipeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """A recipe, and the bytes of the artifacts that it names and that may not be stored yet."""
+    """A recipe, and the bytes of the artifacts that it names and that may not be stored yet.
+
+    made_by: digest of the recipe file that states it, "" for none.
+    """
 
     recipe: Recipe
     blobs: dict[str, bytes]
+    made_by: str = ""
 
 
-def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: str) -> Built:
-    """Return the recipe that the options, the head and the defaults make; UserError for what does not go together."""
+def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: str, made_by: str = "") -> Built:
+    """Return the recipe that the options, the head and the defaults make; UserError for what does not go together.
+
+    made_by: digest of the recipe file that made the head, see `Built`.
+    """
     blobs: dict[str, bytes] = {}
-    base: dict[str, Any] = head.model_dump(mode="json") if head is not None else {"extractor": {"kind": "pooled"}}
-    if options.recipe is not None:
-        base = _read_recipe(options.recipe)
-    body = {
-        **base,
-        "source": _source(options, base.get("source", {}), source_kind),
-        "extractor": _extractor(options, dict(base.get("extractor", {})), blobs),
-    }
+    file = read_recipe(options.recipe) if options.recipe is not None else None
+    again = file is not None and head is not None and file.digest == made_by
+    base = _base(file if not again else None, head, WhitenOptions(whiten=options.whiten))
+    extractor = {"kind": "pooled", **base.get("extractor", {})}
+    before = _same_kind(head.extractor if head is not None else None, extractor["kind"])
+    inherited = head is not None and (file is None or again)
+    stated = Stated(body=extractor, before=before, inherited=inherited)
+    extractor = extractor_settings(_named(options, file if again else None, before), stated, blobs)
+    body = {**base, "source": _source(options, base.get("source", {}), source_kind), "extractor": extractor}
     for part, family in (("source", "pipeline.sources"), ("extractor", "pipeline.extract")):
         _begin(family, body[part], getattr(head, part, None))
-    if options.whiten == "none":
-        body["whiten"] = None
-    elif options.whiten is not None or options.whiten_power is not None or options.dims is not None:
-        body["whiten"] = _whiten(options, base.get("whiten"), blobs)
-    elif head is not None and options.recipe is None and body["extractor"] != base["extractor"]:
-        body["whiten"] = _unfitted(base.get("whiten"))
-    if isinstance(body.get("encode"), dict) and body["extractor"] != base.get("extractor"):
-        body["encode"] = _unfitted(body["encode"])
+    # What the head fitted does not fit another extractor's descriptors.
+    changed = inherited and not _same_extractor(extractor, head)
+    whiten = WhitenOptions(whiten=options.whiten, power=options.whiten_power, dims=options.dims)
+    body["whiten"] = _left_to_fit(
+        whiten_settings(whiten, base.get("whiten"), blobs, new=not inherited), changed=changed
+    )
+    body["encode"] = _left_to_fit(base.get("encode"), changed=changed)
     if options.dtype is not None:
         body["dtype"] = options.dtype
-    body["indexes"] = _indexes(options, base)
+    body["indexes"] = _indexes(options, base, head)
+    return Built(recipe=_checked(body), blobs=blobs, made_by=file.digest if file is not None else "")
+
+
+def stated_source_kind(options: RecipeOptions, head: Recipe | None) -> str | None:
+    """Return the kind of source that the options, the recipe file or the head state; None: it is to be detected."""
+    if options.source_kind is not None:
+        return options.source_kind
+    stated = read_recipe(options.recipe).body.get("source", {}) if options.recipe is not None else {}
+    kind = stated.get("kind")
+    if kind is not None:
+        return str(kind)
+    return head.source.kind if head is not None else None
+
+
+def adopt(recipe: Recipe, head: Recipe | None) -> Recipe:
+    """Take over what was fitted for the head, when it was fitted from the same: fitting anew is a new recipe.
+
+    A codebook depends on the extractor and its own settings, a whitening on both of them too; on nothing else.
+    """
+    if head is None or recipe.extractor.fingerprint != head.extractor.fingerprint:
+        return recipe
+    stated, known = recipe.declared, head.declared
+    update: dict[str, Any] = {}
+    if recipe.encode is not None and recipe.encode.artifact is None and stated.encode == known.encode:
+        update["encode"] = head.encode
+    if update.get("encode", recipe.encode) != head.encode:
+        return recipe
+    if recipe.whiten is not None and recipe.whiten.artifact is None and stated.whiten == known.whiten:
+        update["whiten"] = head.whiten
+    return recipe.model_copy(update=update)
+
+
+def fit_again(recipe: Recipe) -> Recipe:
+    """Return the recipe with its codebook and whitening still to be fitted; UserError when it fits neither."""
+    fits = [part for part in (recipe.encode, recipe.whiten) if part is not None and part.method != "file"]
+    if not fits:
+        raise UserError(
+            "--refit", "has nothing to fit: the recipe has neither codebook nor PCA whitening", "leave it out"
+        )
+    update = {name: getattr(recipe.declared, name) for name in ("encode", "whiten")}
+    return recipe.model_copy(update=update)
+
+
+def _base(file: RecipeFile | None, head: Recipe | None, whiten: WhitenOptions) -> dict[str, Any]:
+    """Return what the options change: the recipe file with what it leaves to the head, or the head, or nothing."""
+    known: dict[str, Any] = head.model_dump(mode="json") if head is not None else {}
+    if file is None:
+        return known
+    stated: dict[str, Any] = {part: known[part] for part in ("source", "indexes") if part in known}
+    stated.update(file.body)
+    stated["whiten"] = stated_whitening(stated.get("whiten"), head.whiten if head is not None else None, whiten)
+    return stated
+
+
+def _named(options: RecipeOptions, again: RecipeFile | None, before: Spec | None) -> NamedSettings:
+    """Return what is said of the extractor. A file of weights that a recipe given again names may hold others now."""
+    weights = options.weights
+    if weights is None and options.model is None and again is not None:
+        stated = again.body.get("extractor", {}).get("weights")
+        known = getattr(before, "origin", "")
+        if isinstance(stated, str) and is_weight_file(stated) and Path(public_url(stated)).name == known:
+            weights = stated
+    given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    return NamedSettings(model=options.model, backbone=options.backbone, weights=weights, settings=given)
+
+
+def _left_to_fit(body: dict[str, Any] | None, *, changed: bool) -> dict[str, Any] | None:
+    """Return the settings of a fit without its result, where that was fitted from another extractor's descriptors."""
+    if body is None or not changed or body.get("method") == "file":
+        return body
+    return unfitted(body)
+
+
+def _checked(body: dict[str, Any]) -> Recipe:
     try:
         recipe = Recipe.model_validate(body)
     except ValidationError as error:
@@ -103,43 +176,17 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         raise UserError(
             "recipe", f"encodes {recipe.extractor.kind} by mop, which wants its patches", "use another method"
         )
-    return Built(recipe=recipe, blobs=blobs)
-
-
-def adopt(recipe: Recipe, head: Recipe | None) -> Recipe:
-    """Take over what was fitted for the head, when both state the same descriptors: fitting anew is a new recipe."""
-    if head is None or head.declared.bare.descriptor_id != recipe.declared.bare.descriptor_id:
-        return recipe
-    return recipe.model_copy(update={"whiten": head.whiten, "encode": head.encode})
-
-
-def _read_recipe(name: str) -> dict[str, Any]:
-    named = RECIPES / f"{name}.toml"
-    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
-    if "/" not in name and named.is_file():
-        text = named.read_bytes()
-    else:
-        store, file = split_location(name)
-        try:
-            text = store.read(file)
-        except NotFoundError:
-            raise UserError(
-                f"--recipe {public_url(name)}", "is no file and no named recipe", f"named: {known}"
-            ) from None
-    try:
-        body = tomllib.loads(text.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--recipe {public_url(name)}", f"is not TOML ({error})", "correct the file") from None
-    indexes = body.get("indexes")
-    if isinstance(indexes, dict):
-        body["indexes"] = [{"kind": kind, **settings} for kind, settings in indexes.items()]
-    return body
+    return recipe
 
 
 def _source(options: RecipeOptions, base: dict[str, Any], kind: str) -> dict[str, Any]:
-    body: dict[str, Any] = {"kind": kind}
-    if base.get("kind", kind) == kind:
-        body.update(base)
+    body: dict[str, Any] = {**base, "kind": kind}
+    if base.get("kind", kind) != kind:
+        # Settings of another kind mean nothing here, but for those that kinds share.
+        shared = {*SourceSpec.model_fields, *CarryingSpec.model_fields} & {
+            *spec_class("pipeline.sources", kind).model_fields
+        }
+        body = {"kind": kind, **{name: value for name, value in base.items() if name in shared}}
     if options.match is not None:
         body["match"] = options.match
     if options.exclude is not None:
@@ -151,101 +198,33 @@ def _source(options: RecipeOptions, base: dict[str, Any], kind: str) -> dict[str
     return {**body, **options.source_fields}
 
 
-def _extractor(options: RecipeOptions, base: dict[str, Any], blobs: dict[str, bytes]) -> dict[str, Any]:
-    body = {"kind": "pooled", **base}
-    settings = spec_class("pipeline.extract", body["kind"]).model_fields
-    for name in (*SETTINGS, "backbone", "weights", "model"):
-        if getattr(options, name) is not None and ("weights" if name == "model" else name) not in settings:
-            raise UserError(f"--{name.replace('_', '-')}", f"is no setting of {body['kind']}", "leave it out")
-    if options.model is not None:
-        body.update(_from_checkpoint(checkpoint_at(options.model), Path(public_url(options.model)).name, blobs))
-    stated = body.get("weights")
-    if (
-        "weights" in settings
-        and options.model is None
-        and (options.backbone or options.weights or not isinstance(stated, dict))
-    ):
-        backbone = options.backbone or body.get("backbone", DEFAULT_BACKBONE)
-        name = options.weights or (stated if isinstance(stated, str) else None) or _again(body, backbone)
-        weights = named_weights(backbone, name, head=bool(body.get("projection")))
-        if backbone.startswith("timm:") and "mean" not in body:
-            body["mean"], body["std"] = pixel_statistics(backbone)
-        body.update(backbone=backbone, weights=_store(weights, blobs), origin=weights.origin)
-    for name in SETTINGS:
-        value = getattr(options, name)
-        if value is not None:
-            body[name] = list(value) if isinstance(value, tuple) else value
-    return body
-
-
-def _again(body: dict[str, Any], backbone: str) -> str:
-    """The weights to use with a backbone when none are named: the same kind as before, where that means something."""
-    origin = str(body.get("origin", ""))
-    if origin and body.get("backbone") != backbone and not origin.startswith(("imagenet", "random:")):
-        raise UserError(f"--backbone {backbone}", f"cannot use the weights {origin}", "name others with --weights")
-    return origin or DEFAULT_WEIGHTS
-
-
-def _store(weights: Weights, blobs: dict[str, bytes]) -> dict[str, Any]:
-    return _stage(weights.to_bytes(), "model.safetensors", blobs)
-
-
-def _stage(data: bytes, filename: str, blobs: dict[str, bytes]) -> dict[str, Any]:
-    sha = hashlib.sha256(data).hexdigest()
-    artifact = Artifact(uri=f"artifacts/{sha}/{filename}", sha256=sha, bytes=len(data))
-    blobs[artifact.uri] = data
-    return as_json(artifact)
-
-
-def _from_checkpoint(checkpoint: Checkpoint, name: str, blobs: dict[str, bytes]) -> dict[str, Any]:
-    if checkpoint.backbone is None:
-        raise UserError(f"--model {name}", "does not say which backbone it is for", "use --backbone and --weights")
-    weights = Weights(tensors=checkpoint.tensors, origin=name, backbone=checkpoint.backbone)
-    return {"backbone": checkpoint.backbone, "weights": _store(weights, blobs), "origin": name, **checkpoint.settings}
-
-
-def _whiten(options: RecipeOptions, base: dict[str, Any] | None, blobs: dict[str, bytes]) -> dict[str, Any]:
-    body = _unfitted(base) or {"method": "pca"}
-    if options.whiten_power is not None:
-        body["power"] = options.whiten_power
-    if options.dims is not None:
-        body["dims"] = options.dims
-    if options.whiten is None or options.whiten == "pca":
-        return {**body, "method": "pca"}
-    whitening = whitening_from(options.whiten, power=float(body.get("power", 0.5)), dims=body.get("dims"))
-    return {**body, "method": "file", "artifact": _stage(whitening.to_bytes(), "whitening.safetensors", blobs)}
-
-
-def _unfitted(base: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (base or {}).items() if name not in ("artifact", "kind")}
-
-
-def whitening_from(location: str, *, power: float, dims: int | None) -> Whitening:
-    """Read --whiten FILE: Sightline's own, a cirtorch side file, or FILE#NAME for one inside a DIR or cirtorch file."""
-    where, _, name = location.partition("#")
-    with local_copy(where) as path:
-        parts = read_whitening_file(path, name or None)
-    if parts.variance is not None:
-        return from_components(parts.mean, parts.components, parts.variance, power=power, dims=dims)
-    projection = parts.components.T
-    if dims is not None and dims > projection.shape[1]:
-        raise UserError(f"--dims {dims}", f"exceeds the {projection.shape[1]} dimensions of {public_url(where)}")
-    return Whitening(mean=parts.mean, projection=projection[:, :dims])
-
-
-def _indexes(options: RecipeOptions, base: dict[str, Any]) -> list[dict[str, Any]]:
+def _indexes(options: RecipeOptions, base: dict[str, Any], head: Recipe | None) -> list[dict[str, Any]]:
     known = {spec["kind"]: spec for spec in base.get("indexes", [])}
     names = options.indexes if options.indexes is not None else tuple(known) or DEFAULT_INDEXES
     unknown = [name for name in names if name not in kinds("pipeline.index")]
     if unknown:
         raise UserError(f"--indexes {unknown[0]}", "is not known", f"choose from {', '.join(kinds('pipeline.index'))}")
-    return [known.get(name, _begin("pipeline.index", {"kind": name}, None)) for name in dict.fromkeys(names)]
+    if set(names) == set(known):
+        # Their order means nothing: the same kinds in another one are no other recipe.
+        names = tuple(known)
+    before = {spec.kind: spec for spec in (head.indexes if head is not None else ())}
+    stated = [dict(known.get(name, {"kind": name})) for name in dict.fromkeys(names)]
+    return [_begin("pipeline.index", body, before.get(body["kind"])) for body in stated]
+
+
+def _same_extractor(body: dict[str, Any], head: Recipe | None) -> bool:
+    return head is not None and spec_from_json("pipeline.extract", body).fingerprint == head.extractor.fingerprint
+
+
+def _same_kind(before: Spec | None, kind: str) -> Spec | None:
+    return before if before is not None and before.kind == kind else None
 
 
 def _begin(family: str, body: dict[str, Any], before: Spec | None) -> dict[str, Any]:
     """Complete settings by those that a new recipe starts with; of a kind that the head has, by the head's."""
     initial = spec_class(family, body["kind"]).initial
-    inherited = before.to_json() if before is not None and before.kind == body["kind"] else initial
+    same = _same_kind(before, body["kind"])
+    inherited = same.to_json() if same is not None else initial
     for name in initial:
         if name in inherited:
             body.setdefault(name, inherited[name])

@@ -14,6 +14,7 @@ from pipeline.publish.leases import read_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.stages.deletions import named
+from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec
 
 
@@ -56,6 +57,7 @@ def status(root: str, history: int = 20) -> dict[str, Any]:
             "rows": manifests.total(lists.descriptors, "rows"),
             "bytes": descriptor_bytes,
         },
+        "fits": {kind: fit for kind in FITS if (fit := _fitness(head, kind)) is not None},
         "tombstones": sum(len(rows) for rows in manifests.tombstones(lists.tombstones).values()),
         "indexes": indexes,
         "deleted": named(lists.deletions).num_rows,

@@ -47,7 +47,7 @@ def submit(options: SubmitOptions, say: Callable[[str], None]) -> dict[str, Any]
     state = jobs.submit(
         module.Submission(
             id=name,
-            entrypoint=f"python -m jobs.cli {shlex.join(options.command)}",
+            entrypoint=module.entrypoint(["-m", "jobs.cli", *options.command]),
             packages=_packages() if options.packed else (),
             environment=references(options.environment),
         )

@@ -128,6 +128,20 @@ class Encoder:
         """Return the length of the vectors made of local descriptors of length `local`."""
         return mop.dim(self.tensors, local) if self.spec.method == "mop" else self.spec.dim(local)
 
+    def quantisation_error(self, x: Floats) -> float:
+        """Return the mean squared distance of local descriptors (n, d) to the nearest word, or mean of the mixture."""
+        reduced = self.reduce(x)
+        words = self.tensors["means" if self.spec.method == "fisher" else "centroids"]
+        return float(((reduced - words[assign(reduced, words)]) ** 2).sum(axis=1).mean())
+
+    def input_dim(self) -> int | None:
+        """Return the length of the local descriptors that it takes; None for mop, which takes those of its patches."""
+        if self.spec.method == "mop":
+            return None
+        if "projection" in self.tensors:
+            return int(self.tensors["projection"].shape[0])
+        return int(self.tensors["means" if self.spec.method == "fisher" else "centroids"].shape[1])
+
     def to_bytes(self) -> bytes:
         """Serialise the tensors as safetensors; the settings are the recipe's."""
         data: bytes = save_safetensors({name: np.ascontiguousarray(value) for name, value in self.tensors.items()})

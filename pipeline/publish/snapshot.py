@@ -57,7 +57,8 @@ class Summary(Record):
 class Snapshot(Record):
     """One publication. The lists are Parquet manifests, named by digest (see manifests.py and listing.py).
 
-    operation: what made it: index, delete, restore, compact or rollback. Fields with defaults came after format 1.
+    operation: what made it: index, delete, restore, compact or rollback. recipe_file: digest of the recipe file that
+    states the recipe, "" for none. Fields with defaults came after format 1.
     """
 
     format: int = FORMAT
@@ -76,6 +77,7 @@ class Snapshot(Record):
     deletions: Artifact | None = None
     operation: str = "index"
     fitness: tuple[Fitness, ...] = ()
+    recipe_file: str = ""
 
 
 def snapshot_bytes(snapshot: Snapshot) -> bytes:

@@ -18,6 +18,8 @@ CONTAINERS = ("tar", "parquet", "arrow", "npy")
 SUFFIXES = ".tar, .parquet, .arrow or .npy"
 LISTS = (".txt", ".lst", ".list")
 RECORDS = "sensors/records_camera.txt"
+NAMES = "names.parquet"
+"""The table beside an exported matrix (pipeline/export/npy.py): it names the matrix's rows, and holds no images."""
 LOOK = 10_000
 
 
@@ -45,7 +47,7 @@ def detect(location: str, apart: str = "") -> str:
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
-    compressed = False
+    compressed, beside = False, 0
     counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
     for entry in islice(outside(walk(store, Walk()), location, apart), LOOK):
         if is_system_file(entry.path) or in_hidden_folder(entry.path):
@@ -53,7 +55,10 @@ def detect(location: str, apart: str = "") -> str:
         name = entry.path.lower()
         kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
         compressed = compressed or name.endswith(COMPRESSED)
+        beside += name.rpartition("/")[2] == NAMES
         counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
+    if counts["npy"] and counts["parquet"] == beside:
+        counts["parquet"] = 0
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]

@@ -30,7 +30,10 @@ PAUSE_SECONDS = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """What an operation wants to publish on top of a head."""
+    """What an operation wants to publish on top of a head.
+
+    recipe_file: digest of the recipe file that states the recipe; "" for the head's, while the recipe is the head's.
+    """
 
     lists: Lists
     recipe: Recipe
@@ -38,6 +41,7 @@ class Proposal:
     summary: Summary
     operation: str = "index"
     fitness: tuple[Fitness, ...] = ()
+    recipe_file: str = ""
 
 
 Derive = Callable[[Snapshot | None], Proposal | None]
@@ -96,7 +100,12 @@ def stage(catalog: Catalog, head: Snapshot | None, proposal: Proposal, *, writer
         summary=proposal.summary,
         operation=proposal.operation,
         fitness=proposal.fitness,
+        recipe_file=proposal.recipe_file or _recipe_file(head, proposal.recipe),
     )
+
+
+def _recipe_file(head: Snapshot | None, recipe: Recipe) -> str:
+    return head.recipe_file if head is not None and head.recipe.fingerprint == recipe.fingerprint else ""
 
 
 def _put_listing(catalog: Catalog, listing: Listing) -> Artifact:

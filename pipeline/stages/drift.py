@@ -64,7 +64,7 @@ class DriftTask:
     def __call__(self, item: DriftItem) -> Health:
         """Read the sample and measure."""
         catalog = Catalog(open_store(self.root))
-        x = _live_sample(catalog, item)
+        x = live_sample(catalog, item)
         if len(x) < LEAST:
             return Health(trained=item.trained.sha256, rows=item.rows, values={})
         spec = index_spec(self.recipe, item.kind)
@@ -122,7 +122,7 @@ def _among(names: list[str], column: pa.ChunkedArray) -> list[str]:
     return found
 
 
-def _live_sample(catalog: Catalog, item: DriftItem) -> Floats:
+def live_sample(catalog: Catalog, item: DriftItem) -> Floats:
     """Return the sample (n, d), at most item.sample rows, in file order."""
     dead = {name: np.array(rows, np.int64) for name, rows in item.dead}
     live = [_live_rows(catalog, file, dead.get(file.id)) for file in item.files]

@@ -15,6 +15,7 @@ from typing import Literal
 from threadpoolctl import threadpool_limits
 
 from pipeline.core import staging
+from pipeline.core.errors import UserError
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
@@ -30,6 +31,8 @@ from pipeline.whiten import Moments, WhitenSpec, fit_pca
 What = Literal["encode", "whiten"]
 """Which part of a recipe is fitted, in this order."""
 
+LEAST_PER_DIM = 10
+"""Vectors of the sample for each dimension of a whitening, below which the run warns."""
 _STREAM_ROWS = 1 << 14
 
 
@@ -112,14 +115,40 @@ def fitted(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What
     return None if record is None else _with(recipe, what, record)
 
 
-def fit_whitening(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], moments: Sequence[Artifact]) -> Recipe:
-    """Fit from the moments of the sample, in the order given; return the recipe with the digest filled in."""
+def fit_whitening(
+    catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], moments: Sequence[Artifact], *, images: int
+) -> tuple[Recipe, str]:
+    """Fit from the moments of the sample, in the order given.
+
+    Return the recipe with the digest filled in, and what is to be said of a small sample ("" where it is large enough).
+    images: of the sample. UserError when it does not support the dimensions that the recipe states.
+    """
     assert recipe.whiten is not None, "only a recipe with whitening is fitted"
     merged = Moments.merge([Moments.from_bytes(catalog.read(part)) for part in moments])
     with threadpool_limits(1, "blas"):
         whitening = fit_pca(merged, power=recipe.whiten.power, dims=recipe.whiten.dims)
-    return complete(
-        catalog, recipe, shards, "whiten", catalog.put_artifact(whitening.to_bytes(), "whitening.safetensors")
+    if recipe.whiten.dims is not None and whitening.dim < recipe.whiten.dims:
+        raise unreachable(recipe.whiten.dims, images, whitening.dim)
+    made = catalog.put_artifact(whitening.to_bytes(), "whitening.safetensors")
+    return complete(catalog, recipe, shards, "whiten", made), small_sample(merged.count, whitening.dim)
+
+
+def unreachable(dims: int, images: int, supported: int) -> UserError:
+    """Return the refusal of dimensions that a sample cannot give: n vectors span n - 1 dimensions at most."""
+    return UserError(
+        f"--dims {dims}",
+        f"cannot be fitted: the sample of {images} images supports {supported} dimensions",
+        "index more images first, choose fewer dimensions, or use --whiten none",
+    )
+
+
+def small_sample(vectors: int, dims: int) -> str:
+    """Return the warning for a whitening of few vectors: below 10 for each dimension variances are mostly noise."""
+    if vectors >= LEAST_PER_DIM * dims:
+        return ""
+    return (
+        f"the whitening is fitted from {vectors} descriptors, fewer than {LEAST_PER_DIM} for each of its {dims} "
+        "dimensions, and stays as it is; choose fewer with --dims, or fit it again with --refit once there are more"
     )
 
 

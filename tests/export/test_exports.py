@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -14,7 +15,8 @@ from jobs.export import FORMS, ExportOptions, export, lines
 from jobs.recipe import RecipeOptions
 from pipeline.core.errors import UserError
 from pipeline.search.engine import SearchIndex, SearchOptions
-from tests.builders import QUICK, images, run, write_files
+from pipeline.sources._detect import detect
+from tests.builders import QUICK, images, run, write_files, write_parquet
 
 ALL = RecipeOptions(**{**vars(QUICK), "indexes": ("flat", "ivfpq", "lsh", "hnsw")})
 
@@ -59,6 +61,37 @@ def test_numpy_reads_a_matrix_that_comes_back_as_a_source(root: Path, tmp_path: 
     with SearchIndex.open(str(tmp_path / "again")) as index:
         unit = matrix[3:4] / np.linalg.norm(matrix[3])
         assert index.search(unit, SearchOptions(k=1))[0][0].key == f"X.npy/{keys[3]}"
+
+
+def test_an_exported_matrix_is_indexed_again_by_the_recipe_beside_it(tmp_path: Path) -> None:
+    files = dict(zip(["a b.jpg", " a b.jpg", "a b.jpg ", "two\nlines.jpg", "ü.jpg"], images(5).values(), strict=True))
+    source, out = write_files(tmp_path / "src", files), tmp_path / "out"
+    run(source, tmp_path / "root", recipe=replace(ALL, indexes=("flat", "lsh"), match="*"))
+    export(ExportOptions(root=str(tmp_path / "root"), target=str(out), form="npy"))
+    again = tmp_path / "again"
+    report = run(out, again, recipe=RecipeOptions(recipe=str(out / "recipe.toml")))
+    assert (report.images["indexed"], report.images["duplicates"]) == (5, 0)
+    assert [spec.kind for spec in report.recipe.indexes] == ["flat", "lsh"]
+    assert not run(out, again, recipe=RecipeOptions()).published
+    with SearchIndex.open(str(tmp_path / "root")) as first, SearchIndex.open(str(again)) as second:
+        live = first.live()
+        keys = [name.key for name in first.stored.names(live.file, live.row)]
+        theirs = second.live()
+        assert len({name.key for name in second.stored.names(theirs.file, theirs.row)}) == 5
+        np.testing.assert_allclose(
+            second.stored.vectors(theirs.file, theirs.row), first.stored.vectors(live.file, live.row), atol=1e-3
+        )
+    assert sorted(keys) == sorted(files)
+
+
+def test_the_kind_of_an_exported_matrix_is_detected(root: Path, tmp_path: Path) -> None:
+    export(ExportOptions(root=str(root), target=str(tmp_path / "out"), form="npy"))
+    assert detect(str(tmp_path / "out")) == "npy"
+    np.save(tmp_path / "Y.npy", np.zeros((1, 2)))
+    write_parquet(tmp_path / "rows.parquet", images(1))
+    write_parquet(tmp_path / "names.parquet", images(1))
+    with pytest.raises(UserError, match="--source-kind"):
+        detect(str(tmp_path))
 
 
 def test_what_cannot_be_exported_is_said(root: Path, tmp_path: Path) -> None:

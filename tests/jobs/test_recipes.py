@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.recipe import RECIPES, RecipeOptions, build_recipe
+from jobs.recipe import RecipeOptions, build_recipe
+from jobs.recipe_file import RECIPES
 from pipeline.core.errors import UserError
 from pipeline.features.backbones import random_tensors
 from pipeline.stages.kinds import extract_spec
@@ -37,7 +38,7 @@ def test_the_recipes_of_the_field_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_named_recipe_is_sound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Drawing a large network takes seconds and says nothing about the recipe.
-    monkeypatch.setattr("jobs.recipe.named_weights", lambda backbone, name, head: _tiny(backbone, name))
+    monkeypatch.setattr("jobs.recipe_weights.named_weights", lambda backbone, name, head: _tiny(backbone, name))
     built = build_recipe(RecipeOptions(recipe=name, weights=_weights(name)), head=None, source_kind="folder")
     assert extract_spec(built.recipe).label
     assert built.recipe.indexes

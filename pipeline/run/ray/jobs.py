@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,20 @@ class JobState:
     def done(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.status in {status.value for status in DONE}
+
+
+_SUPERVISORS_PYTHON = (
+    r"root=$(sed -n 's|^.* \(/.*\)/lib/python[^/]*/[^/]*-packages/ray/_raylet\.so$|\1|p' /proc/$PPID/maps 2>/dev/null"
+    r' | head -n 1); python="$root/bin/python"; { [ -n "$root" ] && [ -x "$python" ]; } || python=python; '
+)
+"""Sets $python. A job's command is a child of Ray's supervisor of the job, a Python process: the environment that its
+Ray library lies in is the one that the job is to run in. The PATH may lead to another Python, as it does where the head
+was started by the full path of its `ray`. Where the supervisor cannot be looked into, the PATH decides."""
+
+
+def entrypoint(arguments: Sequence[str]) -> str:
+    """Return the shell command that runs Python with these arguments in the environment of the job."""
+    return f'{_SUPERVISORS_PYTHON}exec "$python" {shlex.join(arguments)}'
 
 
 class Jobs:
