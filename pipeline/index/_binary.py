@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import IntegrityError
-from pipeline.core.types import Floats
+from pipeline.core.types import Floats, Ints
+from pipeline.index._faiss import Marks
 
 Codes = npt.NDArray[np.uint8]
 
@@ -89,3 +90,34 @@ def tensors_of(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     if missing:
         raise IntegrityError(path.name, f"lacks {', '.join(missing)}")
     return tensors
+
+
+def live_lists(index: Any, marks: Marks) -> tuple[Any, Ints]:
+    """Return an IndexBinaryIVF of the live rows alone in the lists they are in, and how many each holds, (nlist,)."""
+    lists, width = index.invlists, index.code_size
+    kept = faiss.IndexBinaryIVF(index.quantizer, index.d, index.nlist)
+    kept.referenced_objects = [index]
+    counts = np.zeros(index.nlist, np.int64)
+    for number in range(index.nlist):
+        size = lists.list_size(number)
+        if not size:
+            continue
+        rows = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        live = np.flatnonzero(marks[rows])
+        counts[number] = len(live)
+        if len(live):
+            rows = np.ascontiguousarray(rows[live])
+            codes = np.ascontiguousarray(
+                faiss.rev_swig_ptr(lists.get_codes(number), size * width).reshape(size, -1)[live]
+            )
+            kept.invlists.add_entries(number, len(live), faiss.swig_ptr(rows), faiss.swig_ptr(codes))
+    kept.ntotal = int(counts.sum())
+    return kept, counts
+
+
+def live_codes(codes: Codes, marks: Marks) -> tuple[Any, Ints]:
+    """Return an IndexBinaryFlat of the live codes alone, and the row of each."""
+    rows = np.flatnonzero(marks)
+    flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    flat.add(np.ascontiguousarray(codes[rows]))
+    return flat, rows

@@ -6,7 +6,6 @@ one learned by ITQ. The file is safetensors: faiss's binary index, the ids, and 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -20,9 +19,12 @@ from threadpoolctl import threadpool_limits
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _binary, _faiss
+from pipeline.index._live import Live, probes
 
 HASH_BITS, PER_BUCKET = 16, 16
 """Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
+ROWS_PER_STEP = 200
+"""Codes that are compared one after another in the time that a walk along a graph takes for one candidate, about."""
 
 
 class Spec(IndexSpec):
@@ -141,15 +143,13 @@ class BinarySearcher:
     """See pipeline.index.Searcher. Scores are cos(π · Hamming / nbits), the angle that random hyperplanes estimate."""
 
     def __init__(self, spec: Spec, index: Any, ids: Ints, tensors: dict[str, Floats], dim: int) -> None:
-        self._index, self._ids, self._tensors, self._bits = index, ids, tensors, int(index.d)
-        self._exhaustive = index
+        self._spec, self._stored, self._index, self._ids = spec, index, index, ids
+        self._tensors, self._bits = tensors, int(index.d)
         self.rows, self.dim = len(ids), dim
-        self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
-        self._widened, self._nprobe = threading.Lock(), spec.nprobe
+        self._live = _faiss.Remembered(lambda exclude: Live.of(self._ids, exclude))
+        self._kept = _faiss.Remembered(self._live_codes)
         if spec.storage == "ivf":
-            index.nprobe = self._nprobe = min(spec.nprobe, index.nlist)
-        elif spec.storage == "hnsw":
-            self._exhaustive = faiss.downcast_IndexBinary(index.storage)
+            index.nprobe = min(spec.nprobe, index.nlist)
         elif spec.storage == "hash":
             part = min(self._bits, HASH_BITS, max(4, int(np.log2(max(1, self.rows) / PER_BUCKET))))
             self._index = faiss.IndexBinaryMultiHash(self._bits, min(spec.tables, self._bits // part), part)
@@ -165,39 +165,65 @@ class BinarySearcher:
         exclude: Ints,
         effort: int | None = None,  # noqa: ARG002 - has none
     ) -> tuple[Floats, Ints]:
-        """Search; where that finds fewer live codes than there are, scan all. More are fetched than are excluded."""
+        """Search; where too few of the nearest that this looks at are live, compare with all live codes."""
         k = min(k, self.rows)
         codes = _binary.encode(np.ascontiguousarray(queries), self._tensors, self._bits)
-        buried = self._buried.of(exclude)
-        live = self.rows - int(buried.sum())
-        wanted = _faiss.overfetch(k, live=live, rows=self.rows)
-        scores, ids = _faiss.in_order(*self._found(self._index, codes, wanted, buried))
-        scores, ids = scores[:, :k], ids[:, :k]
-        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, live))
+        if self._spec.storage == "ivf":
+            distance, rows = self._in_lists(codes, k, exclude)
+        else:
+            distance, rows = self._nearest(codes, k, exclude)
+        scores = np.cos(np.pi * distance.astype(np.float32) / self._bits)
+        return _faiss.in_order(scores, np.where(rows < 0, -1, self._ids[rows]))
+
+    def _nearest(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Ints, Ints]:
+        """Return distances (q, k) and rows (q, k): the live ones of the nearest, or of all where these are too few."""
+        live = self._live.of(exclude)
+        wanted, enough = _faiss.overfetch(k, live=live.count, rows=self.rows), min(k, live.count)
+        if self._spec.storage == "hnsw" and live.count < self.rows:
+            # As far as a graph of the live rows alone would go, of which half are to be live: see hnsw.py.
+            width = max(self._spec.ef_search, 2 * k)
+            wanted, enough = max(wanted, int(width / live.share)), min(width // 2, live.count)
+            if ROWS_PER_STEP * wanted >= live.count:
+                return self._all(codes, k, exclude)
+        distance, rows, met = live.first(*self._index.search(codes, wanted), k)
+        short = np.flatnonzero(met < enough)
         if len(short):
-            missed = codes[short]
-            scores[short], ids[short] = _faiss.first_live(
-                lambda which, count: self._all(missed[which], count, buried), len(missed), k, live=live, rows=self.rows
+            distance[short], rows[short] = self._all(codes[short], k, exclude)
+        return distance, rows
+
+    def _all(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Ints, Ints]:
+        """Compare with every live code."""
+        index, rows = self._kept.of(exclude)
+        distance, found = index.search(codes, k)
+        return distance, np.where(found < 0, -1, rows[found]) if len(rows) else found
+
+    def _in_lists(self, codes: _binary.Codes, k: int, exclude: Ints) -> tuple[Ints, Ints]:
+        """Search nprobe lists; those with live codes, and more, where these are not all or too few: see `probes`."""
+        distance: Ints = np.zeros((len(codes), k), np.int32)
+        rows: Ints = np.full((len(codes), k), -1, np.int64)
+        short = np.arange(len(codes))
+        if not len(exclude):
+            distance, rows = self._index.search(codes, k)
+            short = np.flatnonzero((rows < 0).any(axis=1))
+        if len(short):
+            lists, sizes = self._kept.of(exclude)
+            keys, coarse = probes(
+                lists.quantizer, codes[short], sizes, nprobe=self._index.nprobe, least=k, rows=self.rows
             )
-        return scores, ids
+            parameters = faiss.SearchParametersIVF(nprobe=keys.shape[1])
+            x, best, ids = np.ascontiguousarray(codes[short]), distance[short], rows[short]
+            arrays = [faiss.swig_ptr(array) for array in (keys, coarse, best, ids)]
+            lists.search_preassigned_c(len(x), faiss.swig_ptr(x), k, *arrays, False, parameters)
+            distance[short], rows[short] = best, ids
+        return distance, rows
 
-    def _found(self, index: Any, codes: _binary.Codes, k: int, buried: _faiss.Marks) -> tuple[Floats, Ints]:
-        """Return scores and ids; -1 for those that are buried, or were not found."""
-        distance, rows = index.search(codes, k)
-        there = np.maximum(rows, 0)
-        ids = np.where((rows < 0) | buried[there], -1, self._ids[there])
-        return np.cos(np.pi * distance.astype(np.float32) / self._bits), ids
-
-    def _all(self, codes: _binary.Codes, k: int, buried: _faiss.Marks) -> tuple[Floats, Ints]:
-        if not isinstance(self._exhaustive, faiss.IndexBinaryIVF):
-            return self._found(self._exhaustive, codes, k, buried)
-        # faiss takes no parameters with a binary search, and other threads search the same lists.
-        with self._widened:
-            self._exhaustive.nprobe = self._exhaustive.nlist
-            try:
-                return self._found(self._exhaustive, codes, k, buried)
-            finally:
-                self._exhaustive.nprobe = self._nprobe
+    def _live_codes(self, exclude: Ints) -> tuple[Any, Ints]:
+        """Return an index of the live codes alone; and of its lists the sizes, else the row of each code."""
+        marks = self._live.of(exclude).marks
+        if isinstance(self._stored, faiss.IndexBinaryIVF):
+            whole = (self._stored, _faiss.list_sizes(self._stored))
+            return _binary.live_lists(self._stored, marks) if len(exclude) else whole
+        return _binary.live_codes(_binary.codes_of(self._stored), marks)
 
 
 def _add(index: Any, codes: Sequence[_binary.Codes]) -> None:

@@ -17,13 +17,12 @@ from pydantic import Field, model_validator
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index._live import POINTS_PER_LIST, probes
 
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
 GPU_NPROBE = 2048
 FAST_BITS = 4
-POINTS_PER_LIST = 39
-"""faiss's k-means asks for at least this many training points per centroid."""
 MAX_SAMPLE = 4_000_000
 OPQ_MIN_ROWS = 10_000
 """Below, the rotation is fitted to noise; measured recall does not gain."""
@@ -201,33 +200,55 @@ class IvfPqSearcher:
 
     def __init__(self, index: Any, plain: Any, nprobe: int) -> None:
         self._index, self._plain, self._nprobe = index, plain, nprobe
-        self._transformed = isinstance(index, faiss.IndexPreTransform)
+        self._ivf, self._lists = (faiss.downcast_index(faiss.extract_index_ivf(one)) for one in (index, plain))
         self.rows, self.dim = int(index.ntotal), int(index.d)
         self._selectors = _faiss.Remembered(lambda exclude: _faiss.selector(exclude, self._ids, self.rows))
+        self._live = _faiss.Remembered(self._live_in)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Search nprobe lists, and all of them where those hold fewer than k of the live vectors."""
-        k = min(k, self.rows)
+        """Search nprobe lists, and all of them where those hold fewer than k vectors; with exclusions see `probes`."""
+        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
         # Fast scan finds garbage when asked for more lists than there are.
-        nprobe = min(effort or self._nprobe, int(faiss.extract_index_ivf(self._index).nlist))
-        scores, ids = self._probe(self._index, queries, k, exclude, nprobe)
-        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, self.rows - len(exclude)))
+        nprobe = min(effort or self._nprobe, int(self._ivf.nlist))
+        if len(exclude):
+            return _faiss.in_order(*self._live_ones(queries, k, exclude, nprobe))
+        scores, ids = self._probe(self._index, queries, k, nprobe)
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < k)
         if len(short):
-            more = faiss.extract_index_ivf(self._index).nlist
-            scores[short], ids[short] = self._probe(self._plain, queries[short], k, exclude, more)
+            scores[short], ids[short] = self._probe(self._plain, queries[short], k, int(self._ivf.nlist))
         return _faiss.in_order(scores, ids)
 
-    def _probe(self, index: Any, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
-        keep = self._selectors.of(exclude)
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **({"sel": keep[0]} if keep is not None else {}))
-        if self._transformed:
+    def _probe(self, index: Any, queries: Floats, k: int, nprobe: int) -> tuple[Floats, Ints]:
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe)
+        if isinstance(index, faiss.IndexPreTransform):
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
-        scores, ids = index.search(np.ascontiguousarray(queries), k, params=parameters)
+        scores, ids = index.search(queries, k, params=parameters)
         return scores, ids
 
+    def _live_ones(self, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
+        """Search the nearest lists with live rows: as many as an index of these alone would, and that hold k."""
+        live = self._live.of(exclude)
+        # What fast scan rounds is of no use where every live row is a result.
+        ivf = self._ivf if k < live.sum() else self._lists
+        x = self._index.chain.at(0).apply(queries) if isinstance(self._index, faiss.IndexPreTransform) else queries
+        keys, coarse = probes(self._lists.quantizer, x, live, nprobe=nprobe, least=k, rows=self.rows)
+        keep = self._selectors.of(exclude)
+        parameters = faiss.SearchParametersIVF(nprobe=keys.shape[1], sel=keep[0])
+        scores, ids = np.zeros((len(x), k), np.float32), np.full((len(x), k), -1, np.int64)
+        arrays = (faiss.swig_ptr(array) for array in (keys, coarse, scores, ids))
+        ivf.search_preassigned_c(len(x), faiss.swig_ptr(x), k, *arrays, False, parameters)
+        return scores, ids
+
+    def _live_in(self, exclude: Ints) -> Ints:
+        """Return how many rows of each list are live, (nlist,)."""
+        sizes = _faiss.list_sizes(self._lists)
+        dead = np.concatenate([[0], np.cumsum(_faiss.among(self._ids(), exclude))])
+        ends = np.cumsum(sizes)
+        return np.asarray(sizes - (dead[ends] - dead[ends - sizes]), np.int64)
+
     def _ids(self) -> Ints:
-        """Return the ids of all lists, in no order."""
-        lists = faiss.extract_index_ivf(self._plain).invlists
+        """Return the ids of all lists, one after another."""
+        lists = self._lists.invlists
         sizes = [lists.list_size(number) for number in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size]
         return np.concatenate([np.zeros(0, np.int64), *parts])
