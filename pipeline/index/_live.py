@@ -60,15 +60,13 @@ class Live:
 def top(scores: Floats, rows: Ints, k: int) -> tuple[Floats, Ints]:
     """Return the k best (q, k) of scores (q, n) of rows (n,), ties by their place; row -1 where there are fewer."""
     count = scores.shape[1]
-    if k < count:
-        least = np.partition(scores, count - k, axis=1)[:, count - k, None]
+    best, found = np.full((len(scores), k), -np.inf, np.float32), np.full((len(scores), k), -1, np.int64)
+    for number, row in enumerate(scores):
         # Ties with the kth are all kept until the first of them are chosen.
-        ranks = np.argsort(np.where(scores >= least, -scores, np.inf), axis=1, kind="stable")[:, :k]
-    else:
-        ranks = np.argsort(-scores, axis=1, kind="stable")
-    missing = ((0, 0), (0, max(0, k - count)))
-    found = np.take_along_axis(scores, ranks, axis=1)
-    return np.pad(found, missing), np.pad(rows[ranks], missing, constant_values=-1)
+        near = np.flatnonzero(row >= np.partition(row, count - k)[count - k]) if k < count else np.arange(count)
+        order = near[np.argsort(-row[near], kind="stable")[:k]]
+        best[number, : len(order)], found[number, : len(order)] = row[order], rows[order]
+    return best, found
 
 
 def probes(quantizer: Any, queries: Any, live: Ints, *, nprobe: int, least: int, rows: int) -> tuple[Ints, Any]:

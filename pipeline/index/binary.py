@@ -23,8 +23,8 @@ from pipeline.index._live import Live, probes
 
 HASH_BITS, PER_BUCKET = 16, 16
 """Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
-ROWS_PER_STEP = 200
-"""Codes that are compared one after another in the time that a walk along a graph takes for one candidate, about."""
+ROWS_PER_STEP = {"hnsw": 200, "hash": 10}
+"""Codes that are compared one after another in the time that a candidate of a graph or of hash tables takes, about."""
 
 
 class Spec(IndexSpec):
@@ -183,9 +183,9 @@ class BinarySearcher:
             # As far as a graph of the live rows alone would go, of which half are to be live: see hnsw.py.
             width = max(self._spec.ef_search, 2 * k)
             wanted, enough = max(wanted, int(width / live.share)), min(width // 2, live.count)
-            if ROWS_PER_STEP * wanted >= live.count:
-                return self._all(codes, k, exclude)
-        distance, rows, met = live.first(*self._index.search(codes, wanted), k)
+        if live.count < self.rows and ROWS_PER_STEP.get(self._spec.storage, 0) * wanted >= live.count:
+            return self._all(codes, k, exclude)
+        distance, rows, met = live.first(*self._index.search(codes, min(wanted, self.rows)), k)
         short = np.flatnonzero(met < enough)
         if len(short):
             distance[short], rows[short] = self._all(codes[short], k, exclude)
