@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import faiss
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
@@ -23,6 +23,8 @@ from pipeline.index._live import Live, probes
 
 HASH_BITS, PER_BUCKET = 16, 16
 """Bits of a hash at most, and codes that a bucket holds on average as long as that suffices."""
+PER_LIST = 64
+"""Bytes of a list in memory beside its codes and ids."""
 ROWS_PER_STEP = {"hnsw": 200, "hash": 10}
 """Codes that are compared one after another in the time that a candidate of a graph or of hash tables takes, about."""
 
@@ -32,10 +34,12 @@ class Spec(IndexSpec):
 
     storage: flat scans all codes; ivf the nprobe nearest of nlist lists; hash looks up `tables` parts of the code, each
     within nflip bits (multi-index hashing: Norouzi et al., 2012); hnsw walks a graph with m links. Settings that a
-    storage does not use are left alone.
+    storage does not use are left alone. thresholds: bits that are nearly the same for all of a sample are split where
+    this is most even instead of at zero; without, descriptors that are never negative have one code.
     """
 
     suffix: ClassVar[str] = ".safetensors"
+    initial: ClassVar[dict[str, JsonValue]] = {"thresholds": True}
 
     code: Literal["sign", "lsh", "itq"] = "sign"
     nbits: int | None = Field(default=None, ge=8, le=1 << 16)
@@ -46,9 +50,10 @@ class Spec(IndexSpec):
     nflip: int = Field(default=1, ge=0, le=4)
     m: int = Field(default=16, ge=4, le=64)
     ef_search: int = Field(default=128, ge=1)
+    thresholds: bool = False
 
-    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - codes are small
-        """Settle nbits and nlist; UserError when a code has more bits than its source gives."""
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Settle nbits and nlist; UserError for more bits than their source gives, or than a budget has room for."""
         bits = self.nbits or max(8, (2 * dim if self.code == "lsh" else dim) // 8 * 8)
         if bits % 8:
             raise UserError(f"binary nbits {bits}", "is not a multiple of 8", f"use {bits // 8 * 8 + 8}")
@@ -57,7 +62,9 @@ class Spec(IndexSpec):
         if self.code == "itq" and dim < 8:
             raise UserError(f"binary itq over {dim} dimensions", "gives no whole byte", "use lsh")
         nlist = self.nlist or max(1, min(rows // 39, round(4 * rows**0.5), 1 << 16))
-        return self.model_copy(update={"nbits": bits, "nlist": nlist})
+        if self.storage == "ivf" and nlist > rows:
+            raise UserError(f"binary nlist {nlist}", f"exceeds the {rows} rows there are", "use fewer lists")
+        return self.model_copy(update={"nbits": bits, "nlist": nlist}).within(rows, dim, memory_bytes)
 
     def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
         """The code, its id, and what finds it."""
@@ -68,18 +75,30 @@ class Spec(IndexSpec):
             + {"flat": 0, "ivf": 8, "hash": 8 + 8 * self.tables, "hnsw": 8 * self.m + 16}[self.storage]
         )
 
+    def loaded_bytes(self, rows: int, dim: int) -> int:
+        """Codes, ids and what finds them; the projection, and the lists."""
+        assert self.nbits is not None, "settings are resolved before sizing"
+        projection = 4 * self.nbits * (1 + (0 if self.code == "sign" else dim))
+        lists = (self.nlist or 0) * (self.nbits // 8 + PER_LIST) if self.storage == "ivf" else 0
+        return rows * self.row_bytes(dim) + projection + lists
+
     def sample_rows(self, rows: int) -> int:
-        """Points for the rotation, and for the centroids of lists."""
+        """Points for the rotation or its thresholds, and for the centroids of lists; some to see that codes differ."""
         lists = 64 * (self.nlist or 1) if self.storage == "ivf" else 0
-        return min(rows, max(65_536 if self.code == "itq" else 0, lists))
+        points = 65_536 if self.code == "itq" else _binary.SPLIT_ROWS if self.thresholds else _binary.CHECKED
+        return min(rows, max(points, lists))
 
     def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
         """Draw or learn the rotation, and train the lists."""
         assert self.nbits is not None, "settings are resolved before training"
         points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
         tensors = _binary.rotation(self.code, points, dim, self.nbits, seed)
+        if self.thresholds:
+            tensors = _binary.split(points, tensors, self.nbits)
+        codes = _binary.encode(points, tensors, self.nbits)
+        _binary.expect_different("binary", codes, points)
         with threadpool_limits(1):
-            index = self._empty(_binary.encode(points, tensors, self.nbits), seed)
+            index = self._empty(codes, seed)
         _write(path, index, np.zeros(0, np.int64), tensors, dim)
 
     def _empty(self, codes: _binary.Codes, seed: int) -> Any:

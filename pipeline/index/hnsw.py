@@ -39,9 +39,9 @@ class Spec(IndexSpec):
     ef_search: int = Field(default=96, ge=1, le=4096)
     storage: Literal["float16", "float32"] = "float16"
 
-    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
-        """Nothing to choose: a graph cannot be made smaller to fit a budget."""
-        return self
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Nothing to choose: a graph cannot be made smaller; UserError when it does not fit a budget."""
+        return self.within(rows, dim, memory_bytes)
 
     def row_bytes(self, dim: int) -> int:
         """The vector, its links and what goes with them."""
@@ -109,7 +109,7 @@ class HnswSearcher:
     def __init__(self, index: Any, graph: Any, ef_search: int) -> None:
         self._index, self._graph, self._ef = index, graph, ef_search
         self._storage = faiss.downcast_index(graph.storage)
-        self._ids = faiss.vector_to_array(index.id_map)
+        self._ids = _faiss.ids_of(index)
         self._selectors = _faiss.Remembered(lambda exclude: _faiss.row_selector(exclude, self._ids))
         self._live = _faiss.Remembered(lambda exclude: Live.of(self._ids, exclude))
         self.rows, self.dim = int(index.ntotal), int(index.d)

@@ -40,9 +40,9 @@ class Spec(IndexSpec):
     trees: int = Field(default=4, ge=1, le=64)
     checks: int = Field(default=512, ge=1)
 
-    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
-        """Nothing to choose."""
-        return self
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Nothing to choose; UserError when the forest does not fit a budget."""
+        return self.within(rows, dim, memory_bytes)
 
     def row_bytes(self, dim: int) -> int:
         """The vector, its id, and two nodes in each tree."""
