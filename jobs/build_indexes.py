@@ -82,8 +82,10 @@ def _train(
 ) -> dict[str, Artifact]:
     """Train the kinds that have no trained index yet; return kind -> artifact."""
     missing = [spec for spec in index_specs(recipe) if spec.kind not in already]
+    shards = -(-manifests.total(files, "rows") // options.rows_per_index_shard)
     items = [
-        train_item(spec, files, memory_bytes=options.memory_bytes, train_bytes=options.train_bytes) for spec in missing
+        train_item(spec, files, memory_bytes=options.memory_bytes, train_bytes=options.train_bytes, shards=shards)
+        for spec in missing
     ]
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:

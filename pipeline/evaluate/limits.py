@@ -72,9 +72,10 @@ def _coarse(search: Settings, effort: int | None, most: float) -> str:
 def _finer(spec: IndexSpec, field: str, index: SearchIndex) -> IndexSpec | None:
     """Return the settings with codes half as large again, or the next that are possible."""
     now: int = getattr(spec, field)
+    stated = index.spec(spec.kind)
     for value in range(now + (now + 1) // 2, 4 * now + 1):
         try:
-            return spec.model_copy(update={field: value}).resolve(rows=max(1, index.images), dim=index.dim)
+            return stated.model_copy(update={field: value}).resolve(rows=max(1, index.images), dim=index.dim)
         except UserError:
             continue
     return None

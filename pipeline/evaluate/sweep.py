@@ -171,5 +171,6 @@ def resolved(index: SearchIndex, kind: str, row_bytes: int | None = None) -> Ind
     """
     spec = index.spec(kind)
     rows = next((fit.trained.rows for fit in index.snapshot.fitness if fit.kind == spec.kind), index.images)
-    budget = None if row_bytes is None else row_bytes * max(1, rows)
-    return spec.resolve(rows=max(1, rows), dim=index.dim, memory_bytes=budget)
+    if row_bytes is not None:
+        return spec.of_size(row_bytes, rows=max(1, rows), dim=index.dim)
+    return spec.resolve(rows=max(1, rows), dim=index.dim)

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
+from pipeline.core.errors import UserError
 from pipeline.core.specs import Spec
 from pipeline.core.types import Floats, Ints
 
@@ -55,6 +56,21 @@ class IndexSpec(Spec):
     def row_bytes(self, dim: int) -> int:
         """Return the bytes per vector of a filled index; settings are resolved."""
         raise NotImplementedError
+
+    def loaded_bytes(self, rows: int, dim: int) -> int:
+        """Return the bytes that an index of `rows` vectors takes when it is loaded; settings are resolved."""
+        return rows * self.row_bytes(dim)
+
+    def of_size(self, row_bytes: int, *, rows: int, dim: int) -> Self:  # noqa: ARG002 - kinds that choose a size do
+        """Return a copy with every field set, as it is of published files with so many bytes per vector."""
+        return self.resolve(rows=rows, dim=dim)
+
+    def within(self, rows: int, dim: int, memory_bytes: int | None) -> Self:
+        """Return these settings; UserError when a loaded index takes more than the budget, and cannot be smaller."""
+        needed = 0 if memory_bytes is None else self.loaded_bytes(rows, dim)
+        if memory_bytes is not None and needed > memory_bytes:
+            raise UserError(f"{self.kind} over {rows} rows", f"needs {needed} bytes at least", "raise --index-memory")
+        return self
 
     def sample_rows(self, rows: int) -> int:
         """Return how many of `rows` vectors training wants; 0 when the kind needs no training data."""

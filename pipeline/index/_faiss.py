@@ -100,6 +100,12 @@ def merge_mapped(parts: Sequence[tuple[Path, int]], path: Path) -> int:
     return int(merged.ntotal)
 
 
+def ids_of(index: Any) -> Ints:
+    """Return the ids of an IndexIDMap (n,), which live as long as it does."""
+    ids: Ints = faiss.rev_swig_ptr(index.id_map.data(), index.ntotal) if index.ntotal else np.zeros(0, np.int64)
+    return ids
+
+
 def shift_map(index: Any, positions: int) -> None:
     """Move the ids of an IndexIDMap in place."""
     ids = faiss.vector_to_array(index.id_map)

@@ -55,7 +55,7 @@ class FlatSearcher:
 
     def __init__(self, index: Any, vectors: Any) -> None:
         self._index, self._vectors = index, vectors
-        self._ids = faiss.vector_to_array(index.id_map)
+        self._ids = _faiss.ids_of(index)
         self._selectors = _faiss.Remembered(lambda exclude: _faiss.row_selector(exclude, self._ids))
         self.rows, self.dim = int(index.ntotal), int(index.d)
 

@@ -16,9 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index._live import Live
 
-SCAN_BELOW = 0.1
-"""Share of live vectors below which all of these are compared: a walk would mostly meet others."""
+ROWS_PER_STEP = 100
+"""Rows that are compared one after another in the time that a walk takes for one of its candidates, about."""
+WIDER = 4
+"""How much further the next walk goes where one met too few live rows: all take a third more than the last."""
 OVERHEAD = 24
 """Bytes per row beside vector and links: the id, the level and where the links begin."""
 
@@ -36,9 +39,9 @@ class Spec(IndexSpec):
     ef_search: int = Field(default=96, ge=1, le=4096)
     storage: Literal["float16", "float32"] = "float16"
 
-    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
-        """Nothing to choose: a graph cannot be made smaller to fit a budget."""
-        return self
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Nothing to choose: a graph cannot be made smaller; UserError when it does not fit a budget."""
+        return self.within(rows, dim, memory_bytes)
 
     def row_bytes(self, dim: int) -> int:
         """The vector, its links and what goes with them."""
@@ -106,28 +109,42 @@ class HnswSearcher:
     def __init__(self, index: Any, graph: Any, ef_search: int) -> None:
         self._index, self._graph, self._ef = index, graph, ef_search
         self._storage = faiss.downcast_index(graph.storage)
-        self._ids = faiss.vector_to_array(index.id_map)
+        self._ids = _faiss.ids_of(index)
         self._selectors = _faiss.Remembered(lambda exclude: _faiss.row_selector(exclude, self._ids))
+        self._live = _faiss.Remembered(lambda exclude: Live.of(self._ids, exclude))
         self.rows, self.dim = int(index.ntotal), int(index.d)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Walk the graph, further the fewer are live; where that finds fewer than there are, look at every vector."""
-        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
-        keep = self._selectors.of(exclude)
-        share = max(0, self.rows - len(exclude)) / max(1, self.rows)
-        if share < SCAN_BELOW:
-            return _faiss.in_order(*self._scan(queries, k, keep))
-        parameters = faiss.SearchParametersHNSW(
-            efSearch=int(max(effort or self._ef, 2 * k) / share), **({"sel": keep[0]} if keep is not None else {})
-        )
-        scores, rows = self._graph.search(queries, k, params=parameters)
-        ids = np.where(rows < 0, -1, self._ids[rows])
-        short = np.flatnonzero((ids < 0).sum(axis=1) > max(0, k - (self.rows - len(exclude))))
-        if len(short):
-            scores[short], ids[short] = self._scan(queries[short], k, keep)
-        return _faiss.in_order(scores, ids)
+        """Walk the graph; with exclusions, until enough of the nearest rows are live, or compare with all live ones.
 
-    def _scan(self, queries: Floats, k: int, keep: Any) -> tuple[Floats, Ints]:
-        parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None
-        scores, rows = self._storage.search(queries, k, params=parameters)
-        return scores, np.where(rows < 0, -1, self._ids[rows])
+        A walk of ef candidates ends with about the ef nearest rows, live or not. A graph of the live rows alone would
+        end with `width` live ones: half of that is enough.
+        """
+        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        width = max(effort or self._ef, 2 * k)
+        if not len(exclude):
+            parameters = faiss.SearchParametersHNSW(efSearch=width)
+            scores, rows = self._graph.search(queries, k, params=parameters)
+            short = np.flatnonzero((rows < 0).any(axis=1))
+            if len(short):
+                scores[short], rows[short] = self._storage.search(queries[short], k)
+            return self._named(scores, rows)
+        live = self._live.of(exclude)
+        scores, rows = np.zeros((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
+        left, wide = np.arange(len(queries)), int(width / live.share)
+        while len(left) and ROWS_PER_STEP * wide < live.count:
+            parameters = faiss.SearchParametersHNSW(efSearch=wide)
+            walked = self._graph.search(queries[left], min(wide, self.rows), params=parameters)
+            scores[left], rows[left], met = live.first(*walked, k)
+            left, wide = left[met < width // 2], WIDER * wide
+        if len(left):
+            scores[left], rows[left] = self._scan(queries[left], k, exclude)
+        return self._named(scores, rows)
+
+    def _scan(self, queries: Floats, k: int, exclude: Ints) -> tuple[Floats, Ints]:
+        keep = self._selectors.of(exclude)
+        found: tuple[Floats, Ints] = self._storage.search(queries, k, params=faiss.SearchParameters(sel=keep[0]))
+        return found
+
+    def _named(self, scores: Floats, rows: Ints) -> tuple[Floats, Ints]:
+        return _faiss.in_order(scores, np.where(rows < 0, -1, self._ids[rows]))

@@ -16,14 +16,11 @@ from pydantic import Field, model_validator
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index import Batch, IndexSpec, _faiss, _pq
+from pipeline.index._live import POINTS_PER_LIST, probes
 
-GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
-"""Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
 GPU_NPROBE = 2048
 FAST_BITS = 4
-POINTS_PER_LIST = 39
-"""faiss's k-means asks for at least this many training points per centroid."""
 MAX_SAMPLE = 4_000_000
 OPQ_MIN_ROWS = 10_000
 """Below, the rotation is fitted to noise; measured recall does not gain."""
@@ -33,13 +30,18 @@ TABLES = 2 << 30
 """faiss's own bound on the distance tables that it may compute when it reads an index."""
 OVERHEAD = 8
 """Bytes per row beside the code: the id."""
+PER_LIST = 64
+"""Bytes of a list in memory beside its rows: where codes and ids begin, and how many there are."""
+BLOCK = 32
+"""Rows whose codes fast scan packs together; the last block of a list is half full on average."""
 
 
 class Spec(IndexSpec):
     """nlist lists, m codes of nbits bits each, opq rotation, nprobe lists searched. None is chosen by `resolve`.
 
     fast_scan: codes of 4 bits, twice as many of them, compared in registers (André et al., 2015). The file holds them
-    as it always does; opening packs them in memory.
+    as it always does; opening packs them in memory. width: the dimension that vectors are padded to by a rotation, so
+    that m divides it; None is the least such.
     """
 
     gpu_training: ClassVar[bool] = True
@@ -51,6 +53,7 @@ class Spec(IndexSpec):
     opq: bool | None = None
     nprobe: int | None = Field(default=None, ge=1)
     fast_scan: bool = False
+    width: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -66,23 +69,67 @@ class Spec(IndexSpec):
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/4, ≤ 64), nprobe for good recall."""
         nlist = self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
-        m = self.m or _code_size(dim, rows, memory_bytes, FAST_BITS if self.fast_scan else 8)
-        if dim % m:
-            raise UserError(f"ivfpq m {m}", f"does not divide the dimension {dim}", f"use one of {_choices(dim)}")
-        if m not in GPU_M and not self.fast_scan:
-            raise UserError(
-                f"ivfpq m {m}", "is not a code size that faiss's GPU index takes", f"use one of {_choices(dim)}"
-            )
+        if nlist > rows:
+            raise UserError(f"ivfpq nlist {nlist}", f"exceeds the {rows} rows there are", "use fewer lists")
         nprobe = self.nprobe or min(GPU_NPROBE, max(1, min(nlist, 16), nlist // 16))
         if nprobe > min(nlist, GPU_NPROBE):
             raise UserError(f"ivfpq nprobe {nprobe}", f"exceeds {min(nlist, GPU_NPROBE)}", "search fewer lists")
         opq = self.opq if self.opq is not None else rows >= OPQ_MIN_ROWS
-        return self.model_copy(update={"nlist": nlist, "m": m, "opq": opq, "nprobe": nprobe})
+        settled = self.model_copy(update={"nlist": nlist, "opq": opq, "nprobe": nprobe})
+
+        def needs(m: int) -> int:
+            return settled.with_codes(m, dim).loaded_bytes(rows, dim)
+
+        fits = None if memory_bytes is None else lambda m: needs(m) <= memory_bytes
+        m = self.m or _pq.chosen(dim, codes_per_byte=8 // FAST_BITS if self.fast_scan else 1, fits=fits)
+        if memory_bytes is not None and (m is None or needs(m) > memory_bytes):
+            what = f"ivfpq over {rows} rows" + ("" if self.m is None else f" with m {self.m}")
+            raise UserError(what, f"needs {needs(self.m or 1)} bytes at least", "raise --index-memory")
+        assert m is not None, "without a budget there is a code size for every dimension"
+        self._expect_possible(m, dim)
+        return settled.with_codes(m, dim)
+
+    def _expect_possible(self, m: int, dim: int) -> None:
+        possible = _pq.sizes(dim, gpu=not self.fast_scan)
+        if m not in possible:
+            why = f"is more than the {dim} dimensions" if m > dim else "is no code size that faiss's GPU index takes"
+            raise UserError(f"ivfpq m {m}", why, f"use one of {', '.join(map(str, possible[-12:]))}")
+        if self.width is not None and (self.width < dim or self.width % m):
+            least = _pq.padded(dim, m)
+            raise UserError(f"ivfpq width {self.width}", f"is no multiple of m {m} from {dim} on", f"use {least}")
+
+    def with_codes(self, m: int, dim: int) -> Self:
+        """Return the settings with m codes over vectors of length `dim`, padded where m does not divide it."""
+        width = self.width or _pq.padded(dim, m)
+        return self.model_copy(update={"m": m, "width": None if width == dim else width})
+
+    def of_size(self, row_bytes: int, *, rows: int, dim: int) -> Self:
+        """Settle, with the code size that is seen in published files."""
+        codes = (row_bytes - OVERHEAD) * 8 // self.bits
+        there = [m for m in _pq.sizes(dim, gpu=not self.fast_scan) if m <= max(1, codes)]
+        stated = self if self.m is not None else self.model_copy(update={"m": there[-1]})
+        return stated.resolve(rows=rows, dim=dim)
 
     def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
         """The code, and its id."""
         assert self.m is not None, "settings are resolved before sizing"
-        return self.m * self.bits // 8 + OVERHEAD
+        return -(-self.m * self.bits // 8) + OVERHEAD
+
+    def loaded_bytes(self, rows: int, dim: int) -> int:
+        """Codes and ids, of fast scan twice; centroids, codebooks, rotation, and what each list takes.
+
+        By inner product there are no tables that faiss computes on loading.
+        """
+        assert self.nlist is not None, "settings are resolved before sizing"
+        width = self.width or dim
+        rotation = dim * width if self.opq or width != dim else 0
+        floats = self.nlist * width + (1 << self.bits) * width + rotation
+        per_list = PER_LIST
+        per_row = self.row_bytes(dim)
+        if self.fast_scan:
+            per_list += PER_LIST + BLOCK // 2 * (per_row - OVERHEAD)
+            per_row *= 2
+        return rows * per_row + 4 * floats + self.nlist * per_list
 
     def sample_rows(self, rows: int) -> int:
         """64 points per list, within bounds."""
@@ -98,22 +145,22 @@ class Spec(IndexSpec):
         points = np.ascontiguousarray(
             np.resize(sample, (max(len(sample), least), dim)) if len(sample) < least else sample
         )
-        ivf = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, self.nlist, self.m, self.bits, faiss.METRIC_INNER_PRODUCT)
+        width = self.width or dim
+        ivf = faiss.IndexIVFPQ(
+            faiss.IndexFlatIP(width), width, self.nlist, self.m, self.bits, faiss.METRIC_INNER_PRODUCT
+        )
         for clustering in (ivf.cp, ivf.pq.cp):
             clustering.seed, clustering.min_points_per_centroid = seed + 1234, 1
         ivf.nprobe = self.nprobe
-        lent = _faiss.gpu_clustering(dim)
+        lent = _faiss.gpu_clustering(width)
         if lent is not None:
             ivf.clustering_index = lent[0]
         index: Any = ivf
         if self.opq:
-            rotation = faiss.OPQMatrix(dim, self.m)
-            rotation.niter, rotation.verbose = 20, False
-            codebook = faiss.ProductQuantizer(dim, self.m, self.bits)
-            codebook.cp.seed, codebook.cp.min_points_per_centroid = seed + 1234, 1
-            rotation.pq = codebook
-            rotation.train(points[:OPQ_ROWS])
+            rotation = _pq.rotation(points[:OPQ_ROWS], m=self.m, width=width, bits=self.bits, seed=seed)
             index = faiss.IndexPreTransform(rotation, ivf)
+        elif width != dim:
+            index = faiss.IndexPreTransform(_pq.random_rotation(dim, width, seed), ivf)
         index.train(points)
         ivf.clustering_index = None
         _faiss.write(index, path)
@@ -129,11 +176,12 @@ class Spec(IndexSpec):
         x = index.chain.at(0).apply(sample) if isinstance(index, faiss.IndexPreTransform) else sample
         _, lists = ivf.quantizer.search(np.ascontiguousarray(x), 1)
         shares = np.bincount(lists[:, 0], minlength=ivf.nlist) / len(x)
-        decoded = index.sa_decode(index.sa_encode(np.ascontiguousarray(sample)))
+        x = np.ascontiguousarray(x)
+        decoded = ivf.sa_decode(ivf.sa_encode(x))
         return {
             "imbalance": float(ivf.nlist * (shares**2).sum()),
             "empty_lists": float((shares == 0).mean()),
-            "quantisation_error": float(((decoded - sample) ** 2).sum(axis=1).mean()),
+            "quantisation_error": float(((decoded - x) ** 2).sum(axis=1).mean()),
         }
 
     def list_sizes(self, path: Path) -> Ints:
@@ -162,7 +210,8 @@ class Spec(IndexSpec):
         index = _faiss.read(path, mmap=not self.fast_scan, tables=TABLES)
         _faiss.expect(path, index, rows=rows, dim=dim, types=(faiss.IndexIVFPQ, faiss.IndexPreTransform))
         ivf = faiss.extract_index_ivf(index)
-        _faiss.expect(path, faiss.downcast_index(ivf), rows=rows, dim=dim, types=(faiss.IndexIVFPQ,))
+        width = index.chain.at(0).d_out if isinstance(index, faiss.IndexPreTransform) else dim
+        _faiss.expect(path, faiss.downcast_index(ivf), rows=rows, dim=width, types=(faiss.IndexIVFPQ,))
         return IvfPqSearcher(_packed(index) if self.fast_scan else index, index, self.nprobe or int(ivf.nprobe))
 
 
@@ -179,55 +228,60 @@ def _packed(index: Any) -> Any:
     return whole
 
 
-def _code_size(dim: int, rows: int, memory_bytes: int | None, bits: int) -> int:
-    # The same bytes either way: twice as many codes of half the bits.
-    more = 8 // bits
-    fitting = [m for m in (GPU_M if more == 1 else range(1, dim + 1)) if dim % m == 0]
-    limit = min(64, max(8, dim // 4)) * more
-    if memory_bytes is not None:
-        limit = (memory_bytes // rows - OVERHEAD) * more
-        if limit < 1:
-            least = (OVERHEAD + 1) * rows
-            raise UserError(f"ivfpq over {rows} rows", f"needs {least} bytes at least", "raise --index-memory")
-    return max(m for m in fitting if m <= max(1, limit))
-
-
-def _choices(dim: int) -> str:
-    return ", ".join(str(m) for m in GPU_M if dim % m == 0)
-
-
 class IvfPqSearcher:
     """See pipeline.index.Searcher. Scores are inner products with the quantised vectors."""
 
     def __init__(self, index: Any, plain: Any, nprobe: int) -> None:
         self._index, self._plain, self._nprobe = index, plain, nprobe
-        self._transformed = isinstance(index, faiss.IndexPreTransform)
+        self._ivf, self._lists = (faiss.downcast_index(faiss.extract_index_ivf(one)) for one in (index, plain))
         self.rows, self.dim = int(index.ntotal), int(index.d)
         self._selectors = _faiss.Remembered(lambda exclude: _faiss.selector(exclude, self._ids, self.rows))
+        self._live = _faiss.Remembered(self._live_in)
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Search nprobe lists, and all of them where those hold fewer than k of the live vectors."""
-        k = min(k, self.rows)
+        """Search nprobe lists, and all of them where those hold fewer than k vectors; with exclusions see `probes`."""
+        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
         # Fast scan finds garbage when asked for more lists than there are.
-        nprobe = min(effort or self._nprobe, int(faiss.extract_index_ivf(self._index).nlist))
-        scores, ids = self._probe(self._index, queries, k, exclude, nprobe)
-        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, self.rows - len(exclude)))
+        nprobe = min(effort or self._nprobe, int(self._ivf.nlist))
+        if len(exclude):
+            return _faiss.in_order(*self._live_ones(queries, k, exclude, nprobe))
+        scores, ids = self._probe(self._index, queries, k, nprobe)
+        short = np.flatnonzero((ids >= 0).sum(axis=1) < k)
         if len(short):
-            more = faiss.extract_index_ivf(self._index).nlist
-            scores[short], ids[short] = self._probe(self._plain, queries[short], k, exclude, more)
+            scores[short], ids[short] = self._probe(self._plain, queries[short], k, int(self._ivf.nlist))
         return _faiss.in_order(scores, ids)
 
-    def _probe(self, index: Any, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
-        keep = self._selectors.of(exclude)
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **({"sel": keep[0]} if keep is not None else {}))
-        if self._transformed:
+    def _probe(self, index: Any, queries: Floats, k: int, nprobe: int) -> tuple[Floats, Ints]:
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe)
+        if isinstance(index, faiss.IndexPreTransform):
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
-        scores, ids = index.search(np.ascontiguousarray(queries), k, params=parameters)
+        scores, ids = index.search(queries, k, params=parameters)
         return scores, ids
 
+    def _live_ones(self, queries: Floats, k: int, exclude: Ints, nprobe: int) -> tuple[Floats, Ints]:
+        """Search the nearest lists with live rows: as many as an index of these alone would, and that hold k."""
+        live = self._live.of(exclude)
+        # What fast scan rounds is of no use where every live row is a result.
+        ivf = self._ivf if k < live.sum() else self._lists
+        x = self._index.chain.at(0).apply(queries) if isinstance(self._index, faiss.IndexPreTransform) else queries
+        keys, coarse = probes(self._lists.quantizer, x, live, nprobe=nprobe, least=k, rows=self.rows)
+        keep = self._selectors.of(exclude)
+        parameters = faiss.SearchParametersIVF(nprobe=keys.shape[1], sel=keep[0])
+        scores, ids = np.zeros((len(x), k), np.float32), np.full((len(x), k), -1, np.int64)
+        arrays = (faiss.swig_ptr(array) for array in (keys, coarse, scores, ids))
+        ivf.search_preassigned_c(len(x), faiss.swig_ptr(x), k, *arrays, False, parameters)
+        return scores, ids
+
+    def _live_in(self, exclude: Ints) -> Ints:
+        """Return how many rows of each list are live, (nlist,)."""
+        sizes = _faiss.list_sizes(self._lists)
+        dead = np.concatenate([[0], np.cumsum(_faiss.among(self._ids(), exclude))])
+        ends = np.cumsum(sizes)
+        return np.asarray(sizes - (dead[ends] - dead[ends - sizes]), np.int64)
+
     def _ids(self) -> Ints:
-        """Return the ids of all lists, in no order."""
-        lists = faiss.extract_index_ivf(self._plain).invlists
+        """Return the ids of all lists, one after another."""
+        lists = self._lists.invlists
         sizes = [lists.list_size(number) for number in range(lists.nlist)]
         parts = [faiss.rev_swig_ptr(lists.get_ids(number), size).copy() for number, size in enumerate(sizes) if size]
         return np.concatenate([np.zeros(0, np.int64), *parts])

@@ -19,12 +19,15 @@ from pipeline.core.errors import IntegrityError
 from pipeline.core.extras import library
 from pipeline.core.types import Floats, Ints
 from pipeline.index import Batch, IndexSpec, _binary, _faiss
+from pipeline.index._live import AT_ONCE, Live, top
 
 KD_TREES = 1
 """FLANN's number of the algorithm."""
 HEADER, NODE = 64, 24
 """Bytes of FLANN's file before its nodes, and of a node: dimension, value, and two addresses."""
 SEED = 20_081
+ROWS_PER_LEAF = 20
+"""Rows that are compared one after another in the time that a leaf of the forest takes, about."""
 OVERHEAD = 8
 
 
@@ -37,9 +40,9 @@ class Spec(IndexSpec):
     trees: int = Field(default=4, ge=1, le=64)
     checks: int = Field(default=512, ge=1)
 
-    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:  # noqa: ARG002 - no choices
-        """Nothing to choose."""
-        return self
+    def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
+        """Nothing to choose; UserError when the forest does not fit a budget."""
+        return self.within(rows, dim, memory_bytes)
 
     def row_bytes(self, dim: int) -> int:
         """The vector, its id, and two nodes in each tree."""
@@ -137,7 +140,7 @@ class KdTreeSearcher:
         self._vectors, self._ids, self._checks = tensors["vectors"], tensors["ids"], checks
         self.rows, self.dim = self._vectors.shape
         self._index: Any = None
-        self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
+        self._live = _faiss.Remembered(lambda exclude: Live.of(self._ids, exclude))
         if self.rows > 1:
             forest, trees = tensors.get("forest"), int(tensors["trees"][0])
             if forest is None or not _whole(forest, self.rows, self.dim, trees):
@@ -151,27 +154,30 @@ class KdTreeSearcher:
                     raise IntegrityError(name, "holds trees that OpenCV cannot read")
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
-        """Search the forest; where that finds fewer live vectors than there are, compare with all."""
-        k = min(k, self.rows)
-        buried = self._buried.of(exclude)
-        live = self.rows - int(buried.sum())
-        wanted = _faiss.overfetch(k, live=live, rows=self.rows)
-        if self._index is None or 4 * wanted >= self.rows:
-            return self._all(queries, k, buried)
-        checks = max(effort or self._checks, 4 * wanted)
-        rows, distance = self._index.knnSearch(np.ascontiguousarray(queries), wanted, params={"checks": checks})
-        there = (rows >= 0) & (rows < self.rows)
-        there &= ~buried[np.where(there, rows, 0)]
-        ids = np.where(there, self._ids[np.where(there, rows, 0)], -1)
-        scores, ids = _faiss.in_order(1 - distance / 2, ids)
-        scores, ids = scores[:, :k], ids[:, :k]
-        short = np.flatnonzero((ids >= 0).sum(axis=1) < min(k, live))
+        """Search the forest, as many live leaves as without exclusions; where too few of the nearest are live, all."""
+        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        live = self._live.of(exclude)
+        wanted = _faiss.overfetch(k, live=live.count, rows=self.rows)
+        checks = max(int((effort or self._checks) / live.share), 4 * wanted)
+        dear = live.count < self.rows and ROWS_PER_LEAF * checks >= self.rows
+        if self._index is None or 4 * wanted >= self.rows or dear:
+            return self._all(queries, k, live)
+        rows, distance = self._index.knnSearch(queries, wanted, params={"checks": checks})
+        rows = np.where((rows >= 0) & (rows < self.rows), rows, -1).astype(np.int64)
+        scores, rows, met = live.first(1 - distance / 2, rows, k)
+        scores, ids = _faiss.in_order(scores, np.where(rows < 0, -1, self._ids[rows]))
+        short = np.flatnonzero(met < min(k, live.count))
         if len(short):
-            scores[short], ids[short] = self._all(queries[short], k, buried)
+            scores[short], ids[short] = self._all(queries[short], k, live)
         return scores, ids
 
-    def _all(self, queries: Floats, k: int, buried: npt.NDArray[np.bool_]) -> tuple[Floats, Ints]:
-        similarity = np.where(buried, -np.inf, queries @ self._vectors.T)
-        ids = np.where(buried, -1, self._ids)
-        scores, found = _faiss.in_order(similarity, np.broadcast_to(ids, similarity.shape))
-        return scores[:, :k], found[:, :k]
+    def _all(self, queries: Floats, k: int, live: Live) -> tuple[Floats, Ints]:
+        """Compare with every live vector, some queries at a time."""
+        step = max(1, AT_ONCE // max(1, self.rows))
+        names = np.where(live.marks, self._ids, -1)
+        parts = []
+        for start in range(0, len(queries), step):
+            similarity = np.where(live.marks, queries[start : start + step] @ self._vectors.T, -np.inf)
+            parts.append(top(similarity, names, k))
+        scores, ids = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return _faiss.in_order(scores, ids)

@@ -41,14 +41,25 @@ class Spec(IndexSpec):
         if self.nbits is not None:
             if self.nbits % 8:
                 raise UserError(f"lsh nbits {self.nbits}", "is not a multiple of 8", f"use {self.nbits // 8 * 8 + 8}")
-            return self
+            return self.within(rows, dim, memory_bytes)
         bits = min(MAX_BITS, max(MIN_BITS, 2 * dim) if self.rotation == "random" else dim)
         if memory_bytes is not None:
-            bits = min(bits, 8 * memory_bytes // rows - 64)
+            bits = min(bits, (memory_bytes - 8 * rows) * 8 // (rows + 32 * (dim + 1)))
         bits = bits // 8 * 8
         if bits < (64 if self.rotation == "random" else 8):
-            raise UserError(f"lsh over {rows} rows", "does not fit the memory budget", "give it 16 bytes per image")
+            raise UserError(f"lsh over {rows} rows", "does not fit the memory budget", "raise --index-memory")
         return self.model_copy(update={"nbits": bits})
+
+    def loaded_bytes(self, rows: int, dim: int) -> int:
+        """Codes and ids, and the projection with its thresholds."""
+        assert self.nbits is not None, "settings are resolved before sizing"
+        return rows * self.row_bytes(dim) + 4 * self.nbits * (dim + 1)
+
+    def of_size(self, row_bytes: int, *, rows: int, dim: int) -> Self:
+        """Settle, with the code size that is seen in published files."""
+        bits = 8 * max(1, row_bytes - 8)
+        stated = self if self.nbits is not None else self.model_copy(update={"nbits": bits})
+        return stated.resolve(rows=rows, dim=dim)
 
     def row_bytes(self, dim: int) -> int:  # noqa: ARG002 - the code's size is a setting
         """The code, and its id."""
@@ -56,27 +67,53 @@ class Spec(IndexSpec):
         return self.nbits // 8 + 8
 
     def sample_rows(self, rows: int) -> int:
-        """Enough for medians."""
-        return min(rows, _TRAIN_ROWS) if self.thresholds or self.rotation == "itq" else 0
+        """Enough for medians; some to see that codes differ."""
+        return min(rows, _TRAIN_ROWS if self.thresholds or self.rotation == "itq" else _binary.CHECKED)
 
     def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
         """Draw the rotation, and set the thresholds to the sample's medians; or learn it."""
         assert self.nbits is not None, "settings are resolved before training"
         points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
-        if self.rotation == "itq":
-            _faiss.write(faiss.IndexIDMap(_itq(points, dim, self.nbits, seed)), path)
-            return
-        if self.rotation == "sample":
-            _faiss.write(faiss.IndexIDMap(_sampled(points, dim, self.nbits, seed, self.thresholds)), path)
-            return
-        index = faiss.IndexLSH(dim, self.nbits, True, self.thresholds)
-        # The last bits of a factorisation depend on how it is split, and the rotation is to depend on the seed alone.
+        made = {"itq": self._learned, "sample": self._sampled, "random": self._random}
         with threadpool_limits(1):
-            index.rrot.init(seed + 5)
-            if self.thresholds:
-                index.train(points)
-        index.is_trained = True
+            index = made[self.rotation](points, seed)
+            _binary.expect_different("lsh", index.sa_encode(points[: _binary.CHECKED]), points[: _binary.CHECKED])
         _faiss.write(faiss.IndexIDMap(index), path)
+
+    def _random(self, points: Floats, seed: int) -> Any:
+        """Return an empty index of random projections; the rotation depends on the seed alone."""
+        index = faiss.IndexLSH(points.shape[1], self.nbits, True, self.thresholds)
+        index.rrot.init(seed + 5)
+        if self.thresholds:
+            index.train(points)
+            _even(index, index.rrot.apply(points[: _binary.SPLIT_ROWS]))
+        index.is_trained = True
+        return index
+
+    def _learned(self, points: Floats, seed: int) -> Any:
+        """Return an empty index of ITQ codes, learned from points (n, dim)."""
+        assert self.nbits is not None, "settings are resolved before training"
+        transform = _binary.itq(points, points.shape[1], self.nbits, seed)
+        return faiss.IndexPreTransform(transform, faiss.IndexLSH(self.nbits, self.nbits, False, False))
+
+    def _sampled(self, points: Floats, seed: int) -> Any:
+        """Return an empty index whose bits are coordinates, drawn without replacement, above their medians or zero."""
+        dim = points.shape[1]
+        drawn = np.random.default_rng(seed).permutation(dim)
+        # Coordinates that are the same for all come last: they tell nothing apart.
+        constant = np.ptp(points, axis=0) == 0
+        drawn = drawn[np.argsort(constant[drawn], kind="stable")][: self.nbits].astype(np.int32)
+        remap = faiss.RemapDimensionsTransform(dim, self.nbits, True)
+        faiss.copy_array_to_vector(drawn, remap.map)
+        codes = faiss.IndexLSH(self.nbits, self.nbits, False, self.thresholds)
+        if self.thresholds:
+            values = np.ascontiguousarray(points[:, drawn])
+            codes.train(values)
+            _even(codes, values[: _binary.SPLIT_ROWS])
+        codes.is_trained = True
+        index = faiss.IndexPreTransform(remap, codes)
+        index.is_trained = True
+        return index
 
     def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
         """Add codes under their ids."""
@@ -98,25 +135,11 @@ class Spec(IndexSpec):
         return LshSearcher(index, codes)
 
 
-def _itq(points: Floats, dim: int, bits: int, seed: int) -> Any:
-    """Return an empty index of ITQ codes, learned from points (n, dim)."""
-    with threadpool_limits(1):
-        transform = _binary.itq(points, dim, bits, seed)
-    return faiss.IndexPreTransform(transform, faiss.IndexLSH(bits, bits, False, False))
-
-
-def _sampled(points: Floats, dim: int, bits: int, seed: int, thresholds: bool) -> Any:
-    """Return an empty index whose bits are coordinates, drawn without replacement, above their medians or zero."""
-    drawn = np.random.default_rng(seed).permutation(dim)[:bits].astype(np.int32)
-    remap = faiss.RemapDimensionsTransform(dim, bits, True)
-    faiss.copy_array_to_vector(drawn, remap.map)
-    codes = faiss.IndexLSH(bits, bits, False, thresholds)
-    if thresholds:
-        codes.train(np.ascontiguousarray(points[:, drawn]))
-    codes.is_trained = True
-    index = faiss.IndexPreTransform(remap, codes)
-    index.is_trained = True
-    return index
+def _even(index: Any, values: Floats) -> None:
+    """Move those thresholds of an IndexLSH, medians of values (n, nbits), that do not split these."""
+    medians = faiss.vector_to_array(index.thresholds)
+    moved = _binary.even_thresholds(values, medians).astype(np.float32)
+    faiss.copy_array_to_vector(moved, index.thresholds)
 
 
 class LshSearcher:
@@ -124,7 +147,7 @@ class LshSearcher:
 
     def __init__(self, index: Any, inner: Any) -> None:
         self._index, self._bits = index, int(inner.nbits)
-        self._ids = faiss.vector_to_array(index.id_map)
+        self._ids = _faiss.ids_of(index)
         self._buried = _faiss.Remembered(lambda exclude: _faiss.among(self._ids, exclude))
         self._codes = faiss.downcast_index(index.index)
         self.rows, self.dim = int(index.ntotal), int(index.d)

@@ -14,7 +14,12 @@ def expand(vectors: Floats, neighbours: Floats, alpha: float) -> Floats:
 
     DIR raises negative similarities as they are, which flips their sign for odd alpha; they are clamped at 0 here.
     """
-    weights = np.clip(np.einsum("qd,qkd->qk", vectors, neighbours), 0.0, None)
+    return weighted(vectors, neighbours, np.einsum("qd,qkd->qk", vectors, neighbours), alpha)
+
+
+def weighted(vectors: Floats, neighbours: Floats, similarity: Floats, alpha: float) -> Floats:
+    """Return the same of neighbours whose similarity (q, k) is known; those of zero or less have no weight."""
+    weights = np.clip(similarity, 0.0, None)
     weights = np.where(weights > 0, weights**alpha, 0.0)
     summed = vectors + np.einsum("qk,qkd->qd", weights, neighbours)
     norms = np.linalg.norm(summed, axis=1, keepdims=True)
@@ -27,9 +32,11 @@ def augment(database: Floats, k: int, alpha: float) -> Floats:
     for start in range(0, len(database), _CHUNK):
         mine = database[start : start + _CHUNK]
         similarity = mine @ database.T
-        # DIR sets the diagonal to zero: an image is no neighbour of its own.
+        # DIR sets the diagonal to zero. An image then comes among its k nearest where fewer are similar to it, and must
+        # have no weight: it is no neighbour of its own.
         similarity[np.arange(len(mine)), np.arange(start, start + len(mine))] = 0.0
-        parts.append(expand(mine, database[best(similarity, k)], alpha))
+        nearest = best(similarity, k)
+        parts.append(weighted(mine, database[nearest], np.take_along_axis(similarity, nearest, axis=1), alpha))
     return np.concatenate(parts)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core import staging
+from pipeline.core.errors import UserError
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
-from pipeline.core.types import Artifact, DescriptorFile
+from pipeline.core.types import Artifact, DescriptorFile, Floats
 from pipeline.index import IndexSpec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
@@ -61,6 +62,7 @@ class TrainTask:
             sample = (
                 read_sample(catalog, item.files, item.rows, self.seed) if item.rows else np.zeros((0, dim), np.float32)
             )
+            sample = finite(sample)
             path = Path(folder) / f"trained{item.spec.suffix}"
             item.spec.train(sample, dim=dim, seed=self.seed, path=path)
             return catalog.complete(record, catalog.upload_artifact(path, path.name))
@@ -70,6 +72,17 @@ class TrainTask:
         spec = item.spec.to_json()
         what = {"train": self.recipe.descriptor_id, "spec": spec, "rows": item.rows, "seed": self.seed}
         return digest_of({**what, "sample": sample})
+
+
+def finite(sample: Floats) -> Floats:
+    """Return the rows of a sample (n, d) that are finite; UserError when none is.
+
+    Descriptor files of early releases may hold others. They are near nothing, and k-means would end with them.
+    """
+    there = np.isfinite(sample).all(axis=1)
+    if len(sample) and not there.any():
+        raise UserError("descriptors", "are not finite, none of the sample", "extract them with other settings")
+    return sample if there.all() else sample[there]
 
 
 TRAIN_BYTES = 4 << 30
@@ -84,16 +97,22 @@ def train_item(
     *,
     memory_bytes: int | None,
     train_bytes: int = TRAIN_BYTES,
+    shards: int = 1,
     seed: int = 0,
 ) -> TrainItem:
     """Choose the settings of a kind from the size of the collection, and the files its sample comes from.
 
-    descriptors: the descriptor files (see publish/manifests.py); they hold at least one row. train_bytes bounds the
-    sample, and with it the memory of training, whatever the size of the collection.
+    descriptors: the descriptor files (see publish/manifests.py); they hold at least one row. memory_bytes: of all
+    `shards` index shards of a kind, loaded; UserError where they cannot be as small. train_bytes bounds the sample, and
+    with it the memory of training, whatever the size of the collection.
     """
     rows = manifests.total(descriptors, "rows")
     dim = descriptors["dim"][0].as_py()
     resolved = spec.resolve(rows=max(1, rows), dim=dim, memory_bytes=memory_bytes)
+    if memory_bytes is not None and shards > 1:
+        # Each index shard that is loaded has the trained part, which the rows do not share.
+        trained = resolved.loaded_bytes(0, dim)
+        resolved = spec.resolve(rows=rows, dim=dim, memory_bytes=memory_bytes - (shards - 1) * trained)
     most = max(1, train_bytes // (COPIES * np.dtype(np.float32).itemsize * dim))
     wanted = min(rows, resolved.sample_rows(rows), most)
     return TrainItem(spec=resolved, files=sample_files(descriptors, wanted, seed), rows=wanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import IntegrityError
 from pipeline.core.specs import kinds, spec_class, spec_from_json
-from pipeline.core.types import Floats, row_ids
+from pipeline.core.types import Floats, Ints, row_ids
 from pipeline.index import IndexSpec, Searcher
 
 FAMILY = "pipeline.index"
@@ -135,6 +137,76 @@ def test_what_is_left_of_a_filter_is_found(spec: IndexSpec, share: float, where:
     whole, theirs = searcher.search(x[:1], 2000, exclude=dead)
     assert sorted(theirs[theirs >= 0].tolist()) == live.tolist()
     assert np.isin(np.round(whole[theirs >= 0], 4), np.round(everything, 4)).all(), "scores do not depend on filters"
+
+
+CLUSTERS = 40
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.99)
+SMALL: dict[str, dict[str, object]] = {
+    "hnsw": {"ef_search": 20, "ef_construction": 48, "m": 12},
+    "ivfpq": {"nlist": 64, "nprobe": 6, "m": 12},
+    "kdtree": {"checks": 64},
+    "binary": {"nlist": 64, "nprobe": 6, "ef_search": 24, "nbits": 24},
+}
+"""Settings that look at a part of some thousand vectors only, as the defaults do of millions."""
+
+
+@cache
+def clusters() -> tuple[Floats, Ints, Floats, Ints]:
+    """Return vectors (4000, 24) in overlapping clusters and queries (1000, 24), each with the cluster of each."""
+    generator = np.random.default_rng(5)
+    label = generator.integers(CLUSTERS, size=5000)
+    x = generator.normal(size=(CLUSTERS, 24))[label] + 0.35 * generator.normal(size=(5000, 24))
+    x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+    return x[:4000], label[:4000], x[4000:], label[4000:]
+
+
+def pattern(where: str, share: float) -> tuple[Ints, Floats]:
+    """Return the live rows, and queries: of any vectors, or of whole clusters with queries from the other clusters."""
+    x, label, queries, from_cluster = clusters()
+    generator = np.random.default_rng(6)
+    if where == "anywhere":
+        return np.sort(generator.permutation(len(x))[: int(share * len(x))]), queries[:20]
+    order = generator.permutation(CLUSTERS)
+    held = np.cumsum(np.bincount(label, minlength=CLUSTERS)[order])
+    count = min(CLUSTERS - 1, 1 + int(np.searchsorted(held, share * len(x))))
+    chosen = order[:count]
+    return np.flatnonzero(np.isin(label, chosen)), queries[~np.isin(from_cluster, chosen)][:20]
+
+
+def recall_of(ids: Ints, x: Floats, queries: Floats, live: Ints, *, reranked: bool = False) -> float:
+    """Return recall@10 over the live rows, by a slow exact scan; in the order of the scores or re-ranked exactly."""
+    shares = []
+    for query, row in zip(queries, ids, strict=True):
+        best = live[np.argsort(-(x[live] @ query), kind="stable")[:10]]
+        found = row[row >= 0]
+        found = found[np.argsort(-(x[found] @ query), kind="stable")] if reranked else found
+        shares.append(len(set(found[:10].tolist()) & set(best.tolist())) / len(best))
+    return float(np.mean(shares))
+
+
+def test_exclusions_cost_no_recall_against_an_index_of_the_live_rows_alone(spec: IndexSpec, tmp_path: Path) -> None:
+    """Of the same trained part at every selectivity; and trained on these rows alone, with candidates re-ranked."""
+    x = clusters()[0]
+    small = SMALL.get(spec.kind, {}) | ({"nbits": 256} if getattr(spec, "code", "") == "lsh" else {})
+    spec = spec.model_copy(update=small)
+    resolved, searcher = filled(spec, x, tmp_path)
+    start = tmp_path / f"trained{spec.suffix}"
+    for where, share in product(("anywhere", "clusters that no query is from"), SHARES):
+        live, queries = pattern(where, share)
+        ids = searcher.search(queries, 10, exclude=np.setdiff1d(np.arange(len(x)), live))[1]
+        assert (ids >= 0).all()
+        resolved.fill(start, [(0, x[live])], tmp_path / "alone")
+        alone = resolved.load(tmp_path / "alone", rows=len(live), dim=x.shape[1])
+        theirs = live[alone.search(queries, 10, exclude=NOBODY)[1]]
+        least = recall_of(theirs, x, queries, live) - 0.05
+        assert recall_of(ids, x, queries, live) >= least, (where, share)
+    live, queries = pattern("clusters that no query is from", 0.25)
+    (tmp_path / "anew").mkdir()
+    _, anew = filled(spec.model_copy(update={"nlist": 16} if "nlist" in small else {}), x[live], tmp_path / "anew")
+    theirs = live[anew.search(queries, 60, exclude=NOBODY)[1]]
+    ids = searcher.search(queries, 60, exclude=np.setdiff1d(np.arange(len(x)), live))[1]
+    least = recall_of(theirs, x, queries, live, reranked=True) - 0.05
+    assert recall_of(ids, x, queries, live, reranked=True) >= least
 
 
 def test_asking_for_more_than_there_is_gives_what_there_is(spec: IndexSpec, tmp_path: Path) -> None:

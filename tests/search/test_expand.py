@@ -46,3 +46,16 @@ def test_missing_results_are_left_out() -> None:
     ids = np.array([(1 << 32) + 5, -1], dtype=np.int64)
     found = located(np.array([0.5, -np.inf], np.float32), ids, np.array([10, 20]))
     assert (found.file.tolist(), found.row.tolist()) == ([20], [5])
+
+
+def test_an_image_is_no_neighbour_of_its_own_where_fewer_than_k_are_similar() -> None:
+    x = np.array([[1, 0, 0], [0.8, 0.6, 0], [-0.6, 0.0, 0.8], [0, -1, 0]], np.float32)
+    for k in (1, 2, 3, 4, 9):
+        for alpha in (0.0, 1.0, 3.0):
+            slow = []
+            for i, one in enumerate(x):
+                others = sorted((float(-(one @ x[j])), j) for j in range(len(x)) if j != i)[:k]
+                summed = one + sum(np.float32((-s) ** alpha) * x[j] for s, j in others if s < 0)
+                slow.append(summed / np.linalg.norm(summed))
+            np.testing.assert_allclose(augment(x, k, alpha), np.stack(slow), atol=1e-6)
+    np.testing.assert_array_equal(augment(x[:1], 5, 3.0), x[:1])

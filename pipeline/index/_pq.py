@@ -1,0 +1,85 @@
+"""Code sizes of product quantisers: which are possible over a dimension, and how far vectors are padded for one.
+
+m codes want a dimension that m divides. Dimensions of few divisors (286, 899, primes) are padded by the rotation before
+the codes: rotations keep inner products, and nothing but the time of a look-up table is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import faiss
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from pipeline.core.types import Floats
+
+GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+"""Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
+ROUND = 32
+"""Dimensions that are padded have the code size of the next multiple of this."""
+MOST, LEAST = 64, 8
+"""Bounds of the code size, in bytes, that is chosen without a budget: about a quarter of the dimension."""
+
+
+def padded(dim: int, m: int) -> int:
+    """Return the least dimension, from `dim` on, that m codes divide."""
+    return -(-dim // m) * m
+
+
+def sizes(dim: int, *, gpu: bool) -> list[int]:
+    """Return the numbers of codes that are possible: no more than dimensions; those of faiss's GPU index if asked."""
+    return [m for m in (GPU_M if gpu else range(1, dim + 1)) if m <= dim]
+
+
+def chosen(dim: int, *, codes_per_byte: int, fits: Callable[[int], bool] | None) -> int | None:
+    """Return the number of codes for a dimension: the largest that fits a budget, else by the dimension; None if none.
+
+    One that divides the dimension is taken unless it has less than half the size of the best.
+    """
+    possible = sizes(dim, gpu=codes_per_byte == 1)
+    if fits is None:
+        plain, rounded = (min(MOST, max(LEAST, d // 4)) * codes_per_byte for d in (dim, padded(dim, ROUND)))
+        whole = _dividing(dim, possible, lambda m: m <= plain)
+        return whole if 2 * whole >= min(plain, dim) else max(m for m in possible if m <= rounded)
+    best = max(filter(fits, possible), default=None)
+    if best is None:
+        return None
+    whole = _dividing(dim, possible, fits)
+    return whole if 2 * whole >= best else best
+
+
+def _dividing(dim: int, possible: Iterable[int], fits: Callable[[int], bool]) -> int:
+    return max((m for m in possible if dim % m == 0 and fits(m)), default=0)
+
+
+def rotation(points: Floats, *, m: int, width: int, bits: int, seed: int) -> Any:
+    """Return an OPQ rotation of points (n, d) into `width` dimensions, those beyond d being zero before it."""
+    dim = points.shape[1]
+    codebook = faiss.ProductQuantizer(width, m, bits)
+    codebook.cp.seed, codebook.cp.min_points_per_centroid = seed + 1234, 1
+    turn = faiss.OPQMatrix(width, m)
+    turn.niter, turn.verbose, turn.pq = 20, False, codebook
+    turn.train(np.ascontiguousarray(np.pad(points, ((0, 0), (0, width - dim)))))
+    if width == dim:
+        return turn
+    matrix = faiss.vector_to_array(turn.A).reshape(width, width)[:, :dim]
+    return linear(np.ascontiguousarray(matrix))
+
+
+def random_rotation(dim: int, width: int, seed: int) -> Any:
+    """Return a random rotation from `dim` into more dimensions."""
+    drawn = faiss.RandomRotationMatrix(dim, width)
+    # The last bits of a factorisation depend on how it is split.
+    with threadpool_limits(1):
+        drawn.init(seed + 5)
+    return linear(faiss.vector_to_array(drawn.A).reshape(width, dim))
+
+
+def linear(matrix: Floats) -> Any:
+    """Return the faiss transform of a matrix (d_out, d_in)."""
+    transform = faiss.LinearTransform(matrix.shape[1], matrix.shape[0], False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(matrix, np.float32).ravel(), transform.A)
+    transform.is_trained = True
+    return transform
