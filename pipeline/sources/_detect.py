@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.places import outside
 from pipeline.core.storage import Walk, open_store, split_location, walk
+from pipeline.core.types import Entry
 from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
 from pipeline.sources._tar_stream import COMPRESSED
 
@@ -47,18 +49,7 @@ def detect(location: str, apart: str = "") -> str:
     store = open_store(location)
     if store.exists(RECORDS):
         return "kapture"
-    compressed, beside = False, 0
-    counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
-    for entry in islice(outside(walk(store, Walk()), location, apart), LOOK):
-        if is_system_file(entry.path) or in_hidden_folder(entry.path):
-            continue
-        name = entry.path.lower()
-        kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
-        compressed = compressed or name.endswith(COMPRESSED)
-        beside += name.rpartition("/")[2] == NAMES
-        counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
-    if counts["npy"] and counts["parquet"] == beside:
-        counts["parquet"] = 0
+    counts, compressed = _counted(islice(outside(walk(store, Walk()), location, apart), LOOK))
     found = [kind for kind, count in counts.items() if count]
     if len(found) == 1:
         return found[0]
@@ -72,3 +63,20 @@ def detect(location: str, apart: str = "") -> str:
     something = any(True for _ in islice(outside(walk(store, Walk()), location, apart), 1))
     none = f"holds no images, {SUFFIXES} files" if something else what
     raise UserError(shown, none, "check the path, or use --match and --source-kind")
+
+
+def _counted(entries: Iterable[Entry]) -> tuple[dict[str, int], bool]:
+    """Return how many files of each kind there are, and whether there are compressed archives."""
+    compressed, beside = False, 0
+    counts = dict.fromkeys((*CONTAINERS, "folder"), 0)
+    for entry in entries:
+        if is_system_file(entry.path) or in_hidden_folder(entry.path):
+            continue
+        name = entry.path.lower()
+        kind = next((kind for kind in CONTAINERS if name.endswith(f".{kind}")), "")
+        compressed = compressed or name.endswith(COMPRESSED)
+        beside += name.rpartition("/")[2] == NAMES
+        counts[kind or "folder"] += bool(kind) or name.endswith(IMAGE_SUFFIXES)
+    if counts["npy"] and counts["parquet"] == beside:
+        counts["parquet"] = 0
+    return counts, compressed
