@@ -7,6 +7,7 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Protocol
 
@@ -67,6 +68,9 @@ def is_system_file(path: str) -> bool:
 def in_hidden_folder(path: str) -> bool:
     """Tell whether a path lies in a folder whose name begins with a dot."""
     return any(part.startswith(".") and part.strip(".") for part in path.split("/")[:-1])
+
+
+_ROW = re.compile(r"#row=([0-9]+)(?:&item=([0-9]+))?\Z")
 
 
 class Source(Protocol):
@@ -156,8 +160,12 @@ class SourceSpec(Spec):
 
         An image of a table says its row in its URI; see pipeline/stages/deletions.py for what hangs on it.
         """
-        row = uri.rpartition("#row=")[2] if "#row=" in uri else ""
-        return row.isdecimal() and key.endswith((f"/{int(row):09d}", f"#{int(row)}", f"#{int(row):09d}"))
+        place = _ROW.search(uri)
+        if place is None:
+            return False
+        row, item = int(place[1]), place[2]
+        name = key if item is None else key.removesuffix(f"#{item}")
+        return name.endswith((f"/{row:09d}", f"#{row}"))
 
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""

@@ -35,7 +35,7 @@ class Spec(CarryingSpec):
     """
 
     packs: ClassVar[bool] = False
-    initial: ClassVar[dict[str, JsonValue]] = {"rules": 2}
+    initial: ClassVar[dict[str, JsonValue]] = {**CarryingSpec.initial, "rules": 2}
 
     rules: Rules = 1
 

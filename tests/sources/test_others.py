@@ -120,11 +120,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, ends: st
         assert [item.key for item in read(kapture.Spec(), tmp_path / "k")] == list(FILES)
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_a_list_in_another_encoding_is_refused_in_one_line(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "l.txt").write_bytes("a.jpg\nb\u00e9.jpg\n".encode(encoding))
-    words = "line 2" if encoding == "latin-1" else "UTF-16"
-    with pytest.raises(UserError, match=rf"l\.txt: is .*{words}.*; save it as UTF-8") as caught:
+    with pytest.raises(UserError, match=r"l\.txt: is UTF-16 text; save it as UTF-8") as caught:
         filelist.Spec().open(str(tmp_path / "l.txt"))
     assert "\n" not in str(caught.value)
 

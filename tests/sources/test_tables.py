@@ -125,3 +125,21 @@ def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("key", "uri", "numbered"),
+    [
+        ("a.parquet/000000004", "s3://b/a.parquet#row=4", True),
+        ("a.parquet/000000004#1", "s3://b/a.parquet#row=4&item=1", True),
+        ("a.parquet/cat.jpg#4", "s3://b/a.parquet#row=4", True),
+        ("a.parquet/cat.jpg#4#0", "s3://b/a.parquet#row=4&item=0", True),
+        ("a.parquet/cat.jpg", "s3://b/a.parquet#row=4", False),
+        ("a.parquet/cat.jpg#0", "s3://b/a.parquet#row=4&item=0", False),
+        ("a.parquet/000000004", "s3://b/a.parquet#row=5", False),
+        ("photos/000000004", "s3://b/photos/000000004", False),
+        ("photos/cat#4", "s3://b/photos/cat#4", False),
+    ],
+)
+def test_a_key_that_is_a_row_number_is_known_as_such(key: str, uri: str, numbered: bool) -> None:
+    assert parquet.Spec().key_is_row(key, uri) == numbered

@@ -269,5 +269,5 @@ def test_a_chain_of_long_names_is_refused_not_followed_for_ever(tmp_path: Path) 
 
 def test_old_recipes_keep_their_rules_and_new_ones_begin_with_the_new() -> None:
     assert Spec().rules == 1
-    assert Spec.initial == {"rules": 2}
+    assert Spec.initial == {"skip_system": True, "rules": 2}
     assert Spec(rules=2).fingerprint != Spec().fingerprint
