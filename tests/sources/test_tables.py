@@ -142,4 +142,4 @@ def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_key_that_is_a_row_number_is_known_as_such(key: str, uri: str, numbered: bool) -> None:
-    assert parquet.Spec().key_is_row(key, uri) == numbered
+    assert NpySpec().key_is_row(key, uri) == numbered
