@@ -56,10 +56,18 @@ class S3Store:
             anon=given.get("anonymous") == "true",
             use_listings_cache=False,
             config_kwargs=config,
+            requester_pays=bool(self._payer),
             **keywords,
         )
         fs.retries = 1
         return fs
+
+    def _call(self, method: str, **parameters: Any) -> Any:
+        return self._fs.call_s3(method, Bucket=self.bucket, **self._payer, **parameters)
+
+    @property
+    def _payer(self) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if dict(self.options).get("requester_pays") == "true" else {}
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{checked_key(name)}" if self.prefix else checked_key(name)
@@ -74,7 +82,7 @@ class S3Store:
         mark = {"ContinuationToken": after} if after else {}
         try:
             with s3_errors(prefix or self.url, self.url):
-                found = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=start, **mark)
+                found = self._call("list_objects_v2", Prefix=start, **mark)
         except NotFoundError:
             # A prefix without objects is an empty page: only the bucket can be missing.
             raise no_bucket(self.url) from None
@@ -87,7 +95,7 @@ class S3Store:
         """Return size, ETag and time."""
         try:
             with s3_errors(name, self.url, reading=True):
-                head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+                head = self._call("head_object", Key=self._key(name))
         except (ReadError, NotFoundError) as error:
             if isinstance(error, ReadError) or not self._answered:
                 # An answer to HEAD has no body: only one to GET says what is refused or missing, object or more.
@@ -111,7 +119,7 @@ class S3Store:
 
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
         fs = self._fs
-        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **extra)
+        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
@@ -130,7 +138,7 @@ class S3Store:
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
         with s3_errors(name, self.url):
-            self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
+            self._call("put_object", Key=self._key(name), Body=data, IfNoneMatch="*")
 
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
@@ -140,7 +148,7 @@ class S3Store:
     def delete(self, name: str) -> None:
         """Delete the object."""
         with s3_errors(name, self.url):
-            self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(name))
+            self._call("delete_object", Key=self._key(name))
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:

@@ -107,5 +107,8 @@ def _refused(error: Exception, code: str, name: str, *, reading: bool) -> StoreE
     if code in _DENIED and reading:
         return ReadError(f"{name}: access denied; check the permissions of this object")
     if code in _DENIED | _CREDENTIALS or (isinstance(error, PermissionError) and code not in _FULL):
-        return AccessError(f"{name}: access denied; check the AWS credentials, profile and endpoint")
+        return AccessError(
+            f"{name}: access denied; check the AWS credentials, profile and endpoint (a bucket whose requesters pay "
+            "wants ?requester_pays=true)"
+        )
     return None
