@@ -82,11 +82,9 @@ class RangeFile(io.RawIOBase):
         sequential = number == self._number + 1
         # Forgotten first: a fetch that failed is tried anew by the next read.
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == number:
-            data = ahead[1].result()
-        else:
-            data = self._fetch(*self._span(number))
-        self._number, self._data = number, data
+        on_its_way = ahead[1] if ahead is not None and ahead[0] == number else None
+        self._data = on_its_way.result() if on_its_way is not None else self._fetch(*self._span(number))
+        self._number = number
         if sequential and self._span(number + 1)[0] < self._size:
             self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
             self._ahead = (number + 1, self._pool.submit(self._fetch, *self._span(number + 1)))
