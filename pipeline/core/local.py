@@ -7,7 +7,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,6 +104,16 @@ class LocalStore:
         """Remove the file."""
         with writing(name, self.url):
             self._path(name).unlink(missing_ok=True)
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Yield the temporary files beneath the folder."""
+        for path in self.root.rglob(f"{TEMPORARY}*"):
+            with suppress(OSError):
+                yield local_entry(shown_path(path.relative_to(self.root).as_posix()), path.stat())
+
+    def discard(self, entry: Entry) -> None:
+        """Remove a temporary file."""
+        self.delete(entry.path)
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:

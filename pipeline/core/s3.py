@@ -6,6 +6,7 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,6 +150,24 @@ class S3Store:
         """Delete the object."""
         with s3_errors(name, self.url):
             self._call("delete_object", Key=self._key(name))
+
+    def uploads(self, after: tuple[str, str]) -> tuple[list[Entry], tuple[str, str] | None]:
+        """Return some multipart uploads that have been begun and not completed, and the mark of the next page."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        mark = {"KeyMarker": after[0], "UploadIdMarker": after[1]} if any(after) else {}
+        with s3_errors(self.url, self.url):
+            found = self._call("list_multipart_uploads", Prefix=base, **mark)
+        entries = [
+            Entry(path=item["Key"][len(base) :], size=0, etag=item["UploadId"], modified=item["Initiated"].timestamp())
+            for item in found.get("Uploads", [])
+        ]
+        more = found.get("IsTruncated")
+        return entries, (found["NextKeyMarker"], found["NextUploadIdMarker"]) if more else None
+
+    def abort(self, name: str, upload: str) -> None:
+        """Abort a multipart upload; its parts are deleted."""
+        with suppress(NotFoundError), s3_errors(name, self.url):
+            self._call("abort_multipart_upload", Key=self._key(name), UploadId=upload)
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:

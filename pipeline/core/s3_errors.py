@@ -33,7 +33,7 @@ _TRANSIENT = {
 }
 _TAKEN = {"PreconditionFailed", "412"}
 _UNSURE = {"ConditionalRequestConflict", "409"}
-_MISSING = {"NoSuchKey", "NotFound", "404"}
+_MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "404"}
 _NO_BUCKET = {"NoSuchBucket"}
 _CLOCK = {"RequestTimeTooSkewed"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}

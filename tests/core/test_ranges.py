@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import TransientError
@@ -47,6 +47,7 @@ INTO = st.tuples(st.just("readinto"), st.integers(0, 30), st.just(0))
 ALL = st.tuples(st.just("readall"), st.just(0), st.just(0))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5 * BLOCK + 1), st.lists(SEEK | READ | INTO | ALL, max_size=12))
 @example(4 * BLOCK, [("read", BLOCK, 0), ("read", BLOCK, 0), ("seek", 0, io.SEEK_SET), ("read", BLOCK, 0)])
 @example(4 * BLOCK, [("read", 2 * BLOCK, 0), ("seek", 1, io.SEEK_SET), ("read", 1, 0), ("seek", 17, 0), ("read", 3, 0)])
