@@ -52,6 +52,8 @@ def _told(sweep: Sweep) -> dict[str, Any]:
         "deleted": len(sweep.objects),
         "bytes": sum(entry.size for entry in sweep.objects),
         "busy": list(sweep.busy),
+        "unfinished": len(sweep.unfinished),
+        "unlisted": sweep.unlisted,
     }
 
 
@@ -61,6 +63,10 @@ def lines(data: dict[str, Any]) -> list[str]:
     would = "would be " if data["dry_run"] else ""
     told = [f"snapshots kept: {_ranges(kept)}; expired: {_ranges(gone) or 'none'}"]
     told.append(f"{data['deleted']} objects, {data['bytes'] / 1e6:.1f} MB, {would}deleted")
+    if data["unfinished"]:
+        told.append(f"of these, {data['unfinished']} unfinished files or uploads of killed writers")
+    if data["unlisted"]:
+        told.append(f"unfinished uploads could not be listed: {data['unlisted']}")
     told += [f"  {path}" for path in data.get("objects", ())]
     told += [f"at work: {line}; what it may take up stays, run this again later" for line in data["busy"]]
     return told

@@ -131,6 +131,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
     lease = Lease(writer=uuid.uuid4().hex[:12], operation="index")
     with hold(store, lease, options.lease) as held:
         head = catalog.head()
+        catalog.require_exclusive()
         planned = _plan(options, catalog, head, reporter)
         if planned.past_gate or _nothing_to_do(options, planned, head):
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)

@@ -12,7 +12,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 WHEN = "Wed, 01 Jan 2025 00:00:00 GMT"
-STATUS = {"NoSuchKey": 404, "NoSuchBucket": 404, "PreconditionFailed": 412, "InvalidRange": 416, "ExpiredToken": 400}
+STATUS = {
+    **dict.fromkeys(("NoSuchKey", "NoSuchBucket", "NoSuchUpload"), 404),
+    "PreconditionFailed": 412,
+    "InvalidRange": 416,
+    "ExpiredToken": 400,
+}
 """Of an error code; 403 for others."""
 
 
@@ -20,12 +25,14 @@ STATUS = {"NoSuchKey": 404, "NoSuchBucket": 404, "PreconditionFailed": 412, "Inv
 class FakeS3:
     """One service with one bucket, "bucket". refuse: error codes by "METHOD key", or by "METHOD" alone.
 
-    conditional: whether If-None-Match is obeyed. headers: those of every request, by method and key.
+    uploads: keys of multipart uploads under way by their ids. conditional: whether If-None-Match is obeyed.
+    headers: those of every request, by method and key.
     """
 
     endpoint: str = ""
     bucket: str = "bucket"
     objects: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, str] = field(default_factory=dict)
     refuse: dict[str, str] = field(default_factory=dict)
     conditional: bool = True
     page: int = 1000
@@ -53,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = parse_qs(parts.query, keep_blank_values=True)
         method = "LIST" if self.command == "GET" and not key else self.command
+        if "uploads" in query or "uploadId" in query:
+            method = {"GET": "UPLOADS", "LIST": "UPLOADS", "DELETE": "ABORT"}[method]
         with self.fake.lock:
             self.fake.headers.append((method, key, headers))
             code = self.fake.refuse.get(f"{method} {key}") or self.fake.refuse.get(method, "")
@@ -78,6 +87,28 @@ class _Handler(BaseHTTPRequestHandler):
         mark = f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>" if more else ""
         xml = f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}</ListBucketResult>"
         self._answer(200, xml.encode(), {"Content-Type": "application/xml"})
+
+    def _uploads(self, _: str, __: bytes, ___: dict[str, str], query: dict[str, list[str]]) -> None:
+        prefix, after = query.get("prefix", [""])[0], query.get("upload-id-marker", [""])[0]
+        found = {
+            name: key for name, key in sorted(self.fake.uploads.items()) if key.startswith(prefix) and name > after
+        }
+        shown = list(found)[: self.fake.page]
+        rows = "".join(
+            f"<Upload><Key>{escape(found[name])}</Key><UploadId>{name}</UploadId>"
+            "<Initiated>2024-12-01T00:00:00.000Z</Initiated></Upload>"
+            for name in shown
+        )
+        more = len(found) > len(shown)
+        mark = f"<NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>{shown[-1]}</NextUploadIdMarker>" if more else ""
+        xml = f"<ListMultipartUploadsResult><IsTruncated>{str(more).lower()}</IsTruncated>{mark}{rows}"
+        self._answer(200, f"{xml}</ListMultipartUploadsResult>".encode(), {"Content-Type": "application/xml"})
+
+    def _abort(self, key: str, _: bytes, __: dict[str, str], query: dict[str, list[str]]) -> None:
+        if self.fake.uploads.pop(query["uploadId"][0], None) != key:
+            self._refuse("NoSuchUpload")
+            return
+        self._answer(204, b"", {})
 
     def _get(self, key: str, _: bytes, headers: dict[str, str], __: dict[str, list[str]]) -> None:
         if key not in self.fake.objects:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.core.durable import create, make_folder, replace, write_durably
 from pipeline.core.errors import NotFoundError, PlaceError, UserError
 from pipeline.core.names import checked_name, local_path, shown_path, unescaped
 from pipeline.core.os_errors import open_file, reading, regular, writing
@@ -20,7 +20,7 @@ from pipeline.core.walk import TEMPORARY, Walk, local_entry, walk_folder
 
 
 class LocalStore:
-    """A folder. Creation is a temporary file, fsync, then link or rename: never partial, one winner."""
+    """A folder. Creation is a temporary file, fsync, then a link or a rename: never partial, one winner."""
 
     def __init__(self, path: str) -> None:
         self.root = local_path(path).absolute()
@@ -79,21 +79,21 @@ class LocalStore:
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
         with writing(name, self.url), self._temporary(name) as temporary:
-            _write_durably(temporary, io.BytesIO(data))
-            temporary.rename(self._path(name))
+            write_durably(temporary, io.BytesIO(data))
+            replace(temporary, self._path(name))
 
     def put_if_absent(self, name: str, data: bytes) -> None:
-        """Write a temporary file and link it: the link fails when the name is taken."""
+        """Write a temporary file, then take the name for it; see durable.py."""
         with writing(name, self.url), self._temporary(name) as temporary:
-            _write_durably(temporary, io.BytesIO(data))
-            self._path(name).hardlink_to(temporary)
+            write_durably(temporary, io.BytesIO(data))
+            create(temporary, self._path(name))
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a file in beside its place, then rename it."""
         with writing(name, self.url), self._temporary(name) as temporary:
             with path.open("rb") as source:
-                _write_durably(temporary, source)
-            temporary.rename(self._path(name))
+                write_durably(temporary, source)
+            replace(temporary, self._path(name))
 
     def local(self, name: str, folder: Path) -> Path:  # noqa: ARG002 - remote stores need it
         """Return the file's own path."""
@@ -105,11 +105,21 @@ class LocalStore:
         with writing(name, self.url):
             self._path(name).unlink(missing_ok=True)
 
+    def unfinished(self) -> Iterator[Entry]:
+        """Yield the temporary files beneath the folder."""
+        for path in self.root.rglob(f"{TEMPORARY}*"):
+            with suppress(OSError):
+                yield local_entry(shown_path(path.relative_to(self.root).as_posix()), path.stat())
+
+    def discard(self, entry: Entry) -> None:
+        """Remove a temporary file."""
+        self.delete(entry.path)
+
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
         folder = self._path(name).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except (FileExistsError, NotADirectoryError):
             raise PlaceError(f"{self.url}: a file is where the folder of {name} would be; move it away") from None
         temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -117,10 +127,3 @@ class LocalStore:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _write_durably(path: Path, source: BinaryIO) -> None:
-    with path.open("xb") as out:
-        shutil.copyfileobj(source, out, 1 << 20)
-        out.flush()
-        os.fsync(out.fileno())

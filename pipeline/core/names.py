@@ -1,7 +1,8 @@
 """Locations and names: which URLs may be opened, how they are shown, and which names lie inside a store.
 
 A location is a local path, file://, or s3://bucket/prefix, which may say where its server is and whose credentials to
-use: s3://bucket/prefix?endpoint=URL&profile=NAME&region=NAME&anonymous=true. It never holds credentials itself.
+use, and who pays: s3://bucket/prefix?endpoint=URL&profile=NAME&region=NAME&anonymous=true&requester_pays=true. It never
+holds credentials itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pipeline.core.errors import StoreError, UserError
 SCHEMES = ("file", "s3", "memory")
 RANDOM_WEIGHTS = "random:"
 """Weights of this name, followed by a seed, are made up: for trials and tests."""
-S3_OPTIONS = ("endpoint", "profile", "region", "anonymous")
+S3_OPTIONS = ("endpoint", "profile", "region", "anonymous", "requester_pays")
+_SWITCHES = ("anonymous", "requester_pays")
 _URL = re.compile(r"(?i)^[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://")
 _CHAIN = re.compile(r"::[^/]*://|^[^/]*::[^/]*://")
 """One URL inside another, as fsspec chains them."""
@@ -63,6 +65,8 @@ def _options(query: str, shown: str) -> tuple[tuple[str, str], ...]:
         # Neither name nor value is repeated: a presigned URL carries its secret here.
         if name not in S3_OPTIONS:
             raise UserError(shown, "has an option that is not known", f"options are {', '.join(S3_OPTIONS)}")
+        if name in _SWITCHES and value not in ("true", "false"):
+            raise UserError(shown, f"has an option {name} that is neither true nor false", f"write {name}=true")
         # Locations are recorded with their options: what could carry a secret stays out.
         if name == "endpoint" and (urlsplit(value).scheme not in ("http", "https") or set("@?#") & set(value)):
             raise UserError(

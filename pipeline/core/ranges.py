@@ -41,16 +41,20 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes, fewer only at the end."""
-        wanted = self._size - self._position if size is None or size < 0 else min(size, self._size - self._position)
+        """Return up to `size` bytes, fewer only at the end. A read that fails leaves the position where it was."""
+        if self.closed:
+            raise ValueError("read of closed file")
+        position = self._position
+        wanted = self._size - position if size is None or size < 0 else min(size, self._size - position)
         parts = []
         while wanted > 0:
-            block = self._load(self._position // self._block)
-            offset = self._position % self._block
+            block = self._load(position // self._block)
+            offset = position % self._block
             part = block[offset : offset + wanted]
             parts.append(part)
-            self._position += len(part)
+            position += len(part)
             wanted -= len(part)
+        self._position = position
         return b"".join(parts)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -82,11 +86,11 @@ class RangeFile(io.RawIOBase):
         if number == self._number:
             return self._data
         sequential = number == self._number + 1
-        if self._ahead is not None and self._ahead[0] == number:
-            self._data = self._ahead[1].result()
-        else:
-            self._data = self._fetch(*self._span(number))
-        self._number, self._ahead = number, None
+        # Forgotten first: a fetch that failed is tried anew by the next read.
+        ahead, self._ahead = self._ahead, None
+        on_its_way = ahead[1] if ahead is not None and ahead[0] == number else None
+        self._data = on_its_way.result() if on_its_way is not None else self._fetch(*self._span(number))
+        self._number = number
         if sequential and self._span(number + 1)[0] < self._size:
             self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
             self._ahead = (number + 1, self._pool.submit(self._fetch, *self._span(number + 1)))

@@ -66,6 +66,14 @@ class RemoteStore(Protocol):
     def upload(self, path: Path, name: str) -> None: ...  # noqa: D102
     def delete(self, name: str) -> None: ...  # noqa: D102
 
+    def uploads(self, after: tuple[str, str]) -> tuple[list[Entry], tuple[str, str] | None]:
+        """Return one page of the uploads that have not been completed, and the mark to go on from; None at the end."""
+        ...
+
+    def abort(self, name: str, upload: str) -> None:
+        """Abort an upload; harmless when there is none."""
+        ...
+
 
 class RetryingStore:
     """A Store over a RemoteStore; see the module."""
@@ -161,3 +169,14 @@ class RetryingStore:
     def delete(self, name: str) -> None:
         """Delete the object."""
         self._try(lambda: self.inner.delete(name))
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Yield the uploads that have not been completed; etag: the upload's own id."""
+        mark: tuple[str, str] | None = ("", "")
+        while mark is not None:
+            entries, mark = self._try(lambda at=mark: self.inner.uploads(at))  # type: ignore[misc]
+            yield from entries
+
+    def discard(self, entry: Entry) -> None:
+        """Abort an upload."""
+        self._try(lambda: self.inner.abort(entry.path, entry.etag))

@@ -6,6 +6,7 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,10 +57,18 @@ class S3Store:
             anon=given.get("anonymous") == "true",
             use_listings_cache=False,
             config_kwargs=config,
+            requester_pays=bool(self._payer),
             **keywords,
         )
         fs.retries = 1
         return fs
+
+    def _call(self, method: str, **parameters: Any) -> Any:
+        return self._fs.call_s3(method, Bucket=self.bucket, **self._payer, **parameters)
+
+    @property
+    def _payer(self) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if dict(self.options).get("requester_pays") == "true" else {}
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{checked_key(name)}" if self.prefix else checked_key(name)
@@ -74,7 +83,7 @@ class S3Store:
         mark = {"ContinuationToken": after} if after else {}
         try:
             with s3_errors(prefix or self.url, self.url):
-                found = self._fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=start, **mark)
+                found = self._call("list_objects_v2", Prefix=start, **mark)
         except NotFoundError:
             # A prefix without objects is an empty page: only the bucket can be missing.
             raise no_bucket(self.url) from None
@@ -87,7 +96,7 @@ class S3Store:
         """Return size, ETag and time."""
         try:
             with s3_errors(name, self.url, reading=True):
-                head = self._fs.call_s3("head_object", Bucket=self.bucket, Key=self._key(name))
+                head = self._call("head_object", Key=self._key(name))
         except (ReadError, NotFoundError) as error:
             if isinstance(error, ReadError) or not self._answered:
                 # An answer to HEAD has no body: only one to GET says what is refused or missing, object or more.
@@ -111,7 +120,7 @@ class S3Store:
 
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
         fs = self._fs
-        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **extra)
+        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
@@ -130,7 +139,7 @@ class S3Store:
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
         with s3_errors(name, self.url):
-            self._fs.call_s3("put_object", Bucket=self.bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
+            self._call("put_object", Key=self._key(name), Body=data, IfNoneMatch="*")
 
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
@@ -140,7 +149,25 @@ class S3Store:
     def delete(self, name: str) -> None:
         """Delete the object."""
         with s3_errors(name, self.url):
-            self._fs.call_s3("delete_object", Bucket=self.bucket, Key=self._key(name))
+            self._call("delete_object", Key=self._key(name))
+
+    def uploads(self, after: tuple[str, str]) -> tuple[list[Entry], tuple[str, str] | None]:
+        """Return some multipart uploads that have been begun and not completed, and the mark of the next page."""
+        base = f"{self.prefix}/" if self.prefix else ""
+        mark = {"KeyMarker": after[0], "UploadIdMarker": after[1]} if any(after) else {}
+        with s3_errors(self.url, self.url):
+            found = self._call("list_multipart_uploads", Prefix=base, **mark)
+        entries = [
+            Entry(path=item["Key"][len(base) :], size=0, etag=item["UploadId"], modified=item["Initiated"].timestamp())
+            for item in found.get("Uploads", [])
+        ]
+        more = found.get("IsTruncated")
+        return entries, (found["NextKeyMarker"], found["NextUploadIdMarker"]) if more else None
+
+    def abort(self, name: str, upload: str) -> None:
+        """Abort a multipart upload; its parts are deleted."""
+        with suppress(NotFoundError), s3_errors(name, self.url):
+            self._call("abort_multipart_upload", Key=self._key(name), UploadId=upload)
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:

@@ -33,7 +33,7 @@ _TRANSIENT = {
 }
 _TAKEN = {"PreconditionFailed", "412"}
 _UNSURE = {"ConditionalRequestConflict", "409"}
-_MISSING = {"NoSuchKey", "NotFound", "404"}
+_MISSING = {"NoSuchKey", "NoSuchUpload", "NotFound", "404"}
 _NO_BUCKET = {"NoSuchBucket"}
 _CLOCK = {"RequestTimeTooSkewed"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
@@ -107,5 +107,8 @@ def _refused(error: Exception, code: str, name: str, *, reading: bool) -> StoreE
     if code in _DENIED and reading:
         return ReadError(f"{name}: access denied; check the permissions of this object")
     if code in _DENIED | _CREDENTIALS or (isinstance(error, PermissionError) and code not in _FULL):
-        return AccessError(f"{name}: access denied; check the AWS credentials, profile and endpoint")
+        return AccessError(
+            f"{name}: access denied; check the AWS credentials, profile and endpoint (a bucket whose requesters pay "
+            "wants ?requester_pays=true)"
+        )
     return None

@@ -78,6 +78,17 @@ def walk(store: Store, noted: Walk) -> Iterator[Entry]:
     return store.walk(noted) if isinstance(store, LocalStore) else store.list()
 
 
+def unfinished(store: Store) -> Iterator[Entry]:
+    """Yield what writers began and did not finish: temporary files, multipart uploads. They may be still at it."""
+    return store.unfinished() if isinstance(store, LocalStore | RetryingStore) else iter(())
+
+
+def discard(store: Store, entry: Entry) -> None:
+    """Remove what a writer did not finish; harmless when it is not there."""
+    if isinstance(store, LocalStore | RetryingStore):
+        store.discard(entry)
+
+
 def file_name(store: Store, line: str) -> str:
     """Return the name in a store of a file that a list names; see `escaped` for names in local folders."""
     return escaped(line) if isinstance(store, LocalStore) else line

@@ -162,6 +162,26 @@ class Catalog:
             return winner
         return value
 
+    def require_exclusive(self) -> None:
+        """Make sure that a name can be taken once only: without that, one run would publish over another unnoticed.
+
+        A UserError when the store lets an object that exists be created again, as old S3-compatible services do, which
+        ignore If-None-Match. A look before each write, which only a race shows to be none, is not noticed.
+        """
+        name, data = "format.json", canonical(Format(format=FORMAT).model_dump(mode="json"))
+        # Other bytes: those of a try whose answer was lost would pass for our own.
+        for body in (data, data + b"\n"):
+            try:
+                self.store.put_if_absent(name, body)
+            except ExistsError:
+                return
+        raise UserError(
+            self.shown,
+            "lets an object that exists be created again (its service ignores If-None-Match), so that two runs could "
+            "publish over each other",
+            "use a ROOT on another service or file system",
+        )
+
     # Snapshots ----------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[int]:
@@ -213,7 +233,7 @@ class Catalog:
         """Publish a snapshot under its number. ConflictError names the winner; CommitUnknownError deletes nothing."""
         name = self.snapshot_name(snapshot.version)
         data = snapshot_bytes(snapshot)
-        self.complete("format.json", Format(format=FORMAT))
+        self.require_exclusive()
         try:
             self.store.put_if_absent(name, data)
         except (ExistsError, TransientError) as error:

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 from pydantic import ValidationError
 
-from pipeline.core.errors import IntegrityError, NotFoundError, SightlineError
-from pipeline.core.storage import Store
+from pipeline.core.errors import IntegrityError, NotFoundError, SightlineError, StoreError
+from pipeline.core.storage import Store, discard, unfinished
 from pipeline.core.types import Artifact, DescriptorFile, Entry, IndexShard
 from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
@@ -40,18 +40,23 @@ class Retention:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is to go: versions given up, records and then data to delete; busy: operations that nothing may go under."""
+    """What is to go: versions given up, records and then data to delete; busy: operations that nothing may go under.
+
+    unfinished: temporary files and uploads of writers that were killed. unlisted: why the store names none of them.
+    """
 
     kept: tuple[int, ...]
     given_up: tuple[int, ...]
     records: tuple[Entry, ...]
     data: tuple[Entry, ...]
     busy: tuple[str, ...]
+    unfinished: tuple[Entry, ...] = ()
+    unlisted: str = ""
 
     @property
     def objects(self) -> tuple[Entry, ...]:
         """Everything to delete, in the order of deletion."""
-        return (*self.records, *self.data)
+        return (*self.records, *self.data, *self.unfinished)
 
 
 def plan_sweep(catalog: Catalog, retention: Retention, *, now: float, held: Held | None = None) -> Sweep:
@@ -87,7 +92,16 @@ def plan_sweep(catalog: Catalog, retention: Retention, *, now: float, held: Held
     if busy:
         return Sweep(kept=tuple(sorted(kept)), given_up=tuple(sorted(given_up)), records=(), data=(), busy=busy)
     records, data = _garbage(catalog, kept, now - retention.grace_seconds)
-    return Sweep(kept=tuple(sorted(kept)), given_up=tuple(sorted(given_up)), records=records, data=data, busy=())
+    left, unlisted = _left_behind(store, now - retention.grace_seconds)
+    return Sweep(
+        kept=tuple(sorted(kept)),
+        given_up=tuple(sorted(given_up)),
+        records=records,
+        data=data,
+        busy=(),
+        unfinished=left,
+        unlisted=unlisted,
+    )
 
 
 def sweep_away(store: Store, sweep: Sweep, held: Held) -> Iterator[Entry]:
@@ -99,8 +113,19 @@ def sweep_away(store: Store, sweep: Sweep, held: Held) -> Iterator[Entry]:
                 return
         if not held.fresh:
             raise SightlineError("the sweep was held up and stopped; nothing in use was deleted, run it again")
-        store.delete(entry.path)
+        if number < len(sweep.records) + len(sweep.data):
+            store.delete(entry.path)
+        else:
+            discard(store, entry)
         yield entry
+
+
+def _left_behind(store: Store, before: float) -> tuple[tuple[Entry, ...], str]:
+    """Return what killed writers left and last touched before that time; and why not, where it may not be listed."""
+    try:
+        return tuple(entry for entry in unfinished(store) if entry.modified <= before), ""
+    except StoreError as error:
+        return (), str(error)
 
 
 def _versions(catalog: Catalog, retention: Retention, now: float) -> tuple[set[int], set[int]]:

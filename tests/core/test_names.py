@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
@@ -73,6 +73,7 @@ def test_places_are_compared_however_they_are_written(tmp_path: Path, monkeypatc
     assert not same_place("s3://b/x", "b/x")
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=12) | st.lists(PIECES, min_size=1, max_size=6).map(b"".join))
 def test_every_file_name_has_a_name_that_leads_back_to_it(raw: bytes) -> None:
     name = escaped(os.fsdecode(raw))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import AccessError, NotFoundError, PlaceError, ReadError, StoreError, UserError
+from pipeline.core.names import absolute_location, parse_location
 from pipeline.core.storage import Store, open_store, split_location
 from tests.fake_s3 import FakeS3, fake_s3
 
@@ -135,3 +136,26 @@ def test_a_single_object_with_an_empty_part_is_opened(fake: FakeS3) -> None:
     for name, data in fake.objects.items():
         store, rest = split_location(fake.location(name))
         assert store.read(rest) == data
+
+
+def test_requester_pays_is_sent_with_every_request_and_only_where_it_is_said(fake: FakeS3) -> None:
+    for options, header in (({"requester_pays": "true"}, "requester"), ({"requester_pays": "false"}, None), ({}, None)):
+        fake.headers.clear()
+        store = open_store(fake.location("src", **options))
+        assert [entry.path for entry in store.list()] == ["a.jpg", "b.jpg", "empty.jpg"]
+        store.read("a.jpg")
+        with store.open("b.jpg") as file:
+            file.read()
+        store.write("w", b"1")
+        store.put_if_absent("p", b"1")
+        store.delete("p")
+        store.delete("w")
+        assert {method for method, _, _ in fake.headers} == {"LIST", "GET", "HEAD", "PUT", "DELETE"}
+        assert {headers.get("x-amz-request-payer") for _, _, headers in fake.headers} == {header}
+
+
+def test_a_recorded_location_says_who_pays(fake: FakeS3) -> None:
+    location = fake.location("src", requester_pays="true")
+    assert parse_location(absolute_location(location)) == parse_location(location)
+    with pytest.raises(UserError, match="neither true nor false"):
+        open_store(fake.location("src", requester_pays="yes"))

@@ -17,9 +17,11 @@ from pipeline.core.errors import (
 )
 from pipeline.core.local import LocalStore
 from pipeline.core.specs import canonical, digest_of
+from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot, parse_snapshot, snapshot_bytes
 from tests.builders import images, run, write_files
+from tests.fake_s3 import fake_s3
 
 
 @pytest.fixture
@@ -138,3 +140,52 @@ def test_a_snapshot_that_is_not_there_is_a_user_s_mistake(published: tuple[Catal
         Catalog(LocalStore(str(tmp_path / "empty"))).require_head()
     with pytest.raises(NotFoundError):
         published[0].store.read("snapshots/00000007.json")
+
+
+class Overwriting(LocalStore):
+    """A store of a service that ignores If-None-Match."""
+
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        self.write(name, data)
+
+
+class LostAnswer(LocalStore):
+    """A store whose first creation of format.json meets its own earlier try, and is taken for a success."""
+
+    def put_if_absent(self, name: str, data: bytes) -> None:
+        if not self.exists(name) or self.read(name) != data:
+            super().put_if_absent(name, data)
+
+
+def test_i4_a_store_that_creates_what_exists_is_refused_before_anything_is_published(
+    published: tuple[Catalog, Snapshot],
+) -> None:
+    catalog, snapshot = published
+    for root in (catalog.store.url, f"{catalog.store.url}-new"):
+        unsafe = Catalog(Overwriting(root))
+        before = unsafe.versions()
+        with pytest.raises(UserError, match="created again") as caught:
+            unsafe.commit(following(snapshot, "first"))
+        assert "\n" not in str(caught.value)
+        assert unsafe.versions() == before
+    catalog.commit(following(snapshot, "second"))
+
+
+def test_a_safe_store_is_not_refused_whatever_it_holds(published: tuple[Catalog, Snapshot], tmp_path: Path) -> None:
+    for catalog in (published[0], Catalog(LocalStore(str(tmp_path / "new"))), Catalog(LostAnswer(str(tmp_path / "x")))):
+        catalog.require_exclusive()
+        before = catalog.store.read("format.json")
+        catalog.require_exclusive()
+        assert catalog.store.read("format.json") == before
+
+
+def test_a_run_into_a_service_without_conditional_writes_ends_before_an_image_is_read(
+    s3_credentials: None, tmp_path: Path
+) -> None:
+    with fake_s3() as fake:
+        fake.conditional = False
+        # Nothing of a source may be read: it does not even exist.
+        with pytest.raises(UserError, match="If-None-Match"):
+            run(tmp_path / "nowhere", fake.location("root"))
+        fake.conditional = True
+        Catalog(open_store(fake.location("other"))).require_exclusive()
