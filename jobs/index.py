@@ -18,21 +18,20 @@ from jobs.progress import Reporter
 from jobs.reasons import Reason
 from jobs.recipe import Built, RecipeOptions, adopt, build_recipe
 from jobs.runners import RunnerOptions, open_runner
+from jobs.source_plan import Published, Sighted, plan_source
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
-from pipeline.core.places import beneath, outside
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
-from pipeline.publish.lists import Lists, load_lists
-from pipeline.publish.plan import Packing, Plan, make_plan
+from pipeline.publish.lists import Lists
+from pipeline.publish.plan import Packing, Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
 from pipeline.stages.describe import ExtractOptions
-from pipeline.stages.kinds import source_spec
 from pipeline.stages.train_index import TRAIN_BYTES
 from pipeline.stages.unread import MAX_READ_ERRORS
 
@@ -114,7 +113,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
     with hold(store, lease, options.lease) as held:
         head = catalog.head()
         planned = _plan(options, catalog, head, reporter)
-        if planned.past_gate or _nothing_to_do(options, planned, head):
+        if planned.seen.past_gate or _nothing_to_do(options, planned, head):
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
         if head is None and not planned.plan.count("add"):
             raise UserError(
@@ -149,56 +148,23 @@ class _Planned:
     base: Lists
     plan: Plan
     gates: Gates
-    past_gate: str
-    skipped: int
-    unreadable: tuple[str, ...]
+    seen: Sighted
 
 
 def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, reporter: Reporter) -> _Planned:
     _same_source(options, head)
     kind = options.recipe.source_kind or (head.recipe.source.kind if head and not options.recipe.recipe else None)
-    built = build_recipe(options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root))
+    built = build_recipe(
+        options.recipe, head=head.recipe if head else None, source_kind=kind or detect(options.source, options.root)
+    )
     recipe = adopt(built.recipe, head.recipe if head else None)
     base = lists_for(catalog, head, recipe)
+    gates = _gates(options, recipe, head)
     with reporter.phase("plan"):
-        spec = source_spec(recipe)
-        base_place = spec.files(options.source).url if spec.packs else options.source
-        _refuse_overlap(options, base_place)
-        source = spec.open(options.source)
-        packing = options.packing if spec.packs else None
-        unreadable: list[str] = getattr(source, "unreadable", [])
-        plan = make_plan(
-            outside(source.listing(), base_place, options.root),
-            base.listing,
-            source=public_url(options.source),
-            packing=packing,
-            unreadable=unreadable,
-        )
-        gates = _gates(options, recipe, head)
-        past_gate = gates.removals(plan, load_lists(catalog, head)) if head is not None else ""
-    reporter.say(f"plan: {plan.reason}" + (f", {source.skipped} skipped" if source.skipped else ""))
-    for name in unreadable:
-        reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
-    return _Planned(
-        built=built,
-        recipe=recipe,
-        base=base,
-        plan=plan,
-        gates=gates,
-        past_gate=past_gate,
-        skipped=source.skipped,
-        unreadable=tuple(unreadable),
-    )
-
-
-def _refuse_overlap(options: IndexOptions, images: str) -> None:
-    """Refuse a ROOT that is its own source; one beneath the source is only left out of its listing."""
-    if beneath(images, options.root) is not None:
-        raise UserError(
-            public_url(options.root),
-            f"cannot hold the index of {public_url(options.source)}, which lies there itself",
-            "give a ROOT of its own, beside SOURCE or beneath it",
-        )
+        published = Published(root=options.root, catalog=catalog, head=head, base=base)
+        seen = plan_source(recipe, published, gates, options.packing, reporter)
+    reporter.say(f"plan: {seen.plan.reason}" + (f", {seen.skipped} skipped" if seen.skipped else ""))
+    return _Planned(built=built, recipe=recipe, base=base, plan=seen.plan, gates=gates, seen=seen)
 
 
 def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gates:
@@ -278,12 +244,12 @@ def _report(
         plan=planned.plan,
         images=images,
         seconds=dict(reporter.seconds),
-        skipped=planned.skipped,
+        skipped=planned.seen.skipped,
         set_aside=run.extracted.set_aside if run is not None else {},
-        past_gate=planned.past_gate or (run.past_gate if run is not None else ""),
+        past_gate=planned.seen.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),
         unread=run.extracted.unread.listed() if run is not None else (),
-        unreadable=planned.unreadable,
+        unreadable=planned.seen.unreadable,
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},
