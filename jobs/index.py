@@ -44,6 +44,7 @@ class IndexOptions:
     train_bytes that of training one.
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
+    retry_rejected: try rejected images again whose reason contains this, "" for all.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -60,6 +61,7 @@ class IndexOptions:
     max_removal_rate: float = 0.2
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
+    retry_rejected: str | None = None
     retrain: Retrain = "auto"
     replace_source: bool = False
     dry_run: bool = False
@@ -161,7 +163,7 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     base = lists_for(catalog, head, recipe)
     gates = _gates(options, recipe, head)
     with reporter.phase("plan"):
-        published = Published(root=options.root, catalog=catalog, head=head, base=base)
+        published = Published(root=options.root, catalog=catalog, head=head, base=base, retry=options.retry_rejected)
         seen = plan_source(recipe, published, gates, options.packing, reporter)
     reporter.say(f"plan: {seen.plan.reason}" + (f", {seen.skipped} skipped" if seen.skipped else ""))
     return _Planned(built=built, recipe=recipe, base=base, plan=seen.plan, gates=gates, seen=seen)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from jobs.gates import Gates
 from jobs.progress import Reporter
+from jobs.reasons import in_words
+from jobs.retry import Retry, rejected_before
 from pipeline.core.errors import UserError
 from pipeline.core.names import public_url
 from pipeline.core.places import beneath, outside
@@ -29,12 +31,16 @@ class Sighted:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What is published in a ROOT. base: lists that a plan starts from, which are empty for another descriptor."""
+    """What is published in a ROOT. base: lists that a plan starts from, which are empty for another descriptor.
+
+    retry: which rejected images are tried again: those whose reason contains it, "" for all, None for none.
+    """
 
     root: str
     catalog: Catalog
     head: Snapshot | None
     base: Lists
+    retry: str | None = None
 
 
 def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Packing, reporter: Reporter) -> Sighted:
@@ -49,12 +55,22 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
         source=public_url(location),
         packing=packing if spec.packs else None,
         unreadable=lambda: source.unreadable,
+        again=_again(published, reporter, packed=spec.packs),
     )
     head = published.head
     past_gate = gates.removals(plan, load_lists(published.catalog, head)) if head is not None else ""
     for name in source.unreadable:
         reporter.say(f"not listed: {name or location} cannot be read; what is known of it stays as it was")
     return Sighted(plan=plan, skipped=source.skipped, unreadable=tuple(source.unreadable), past_gate=past_gate)
+
+
+def _again(published: Published, reporter: Reporter, *, packed: bool) -> Retry | None:
+    head, base, reason = published.head, published.base, published.retry
+    if head is None or reason is None:
+        return None
+    found = rejected_before(published.catalog, base, head.version, packed=packed, reason=reason)
+    reporter.say(f"tried again: {in_words(found.reasons) or 'no image was rejected before for that reason'}")
+    return found
 
 
 def _refuse_overlap(location: str, images: str, root: str) -> None:
