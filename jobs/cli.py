@@ -30,6 +30,9 @@ MODULES = {
 """Which commands a module has, in the order of the help."""
 
 INTERRUPTED = 130
+OPTIONAL_VALUES = ("--retry-rejected",)
+"""Options that may stand alone, for which typer has no word: then their value is empty. One follows a "=" only."""
+
 # typer carries its own click and shows these classes only as bases of what it exports.
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 CLICK_ERROR: type[Any] = typer.BadParameter.__mro__[2]
@@ -59,6 +62,7 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code. Errors are one line on stderr, and JSON where JSON was asked for."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    arguments = [f"{argument}=" if argument in OPTIONAL_VALUES else argument for argument in arguments]
     try:
         with ending_in_order():
             code = command_line(arguments)(args=list(arguments), standalone_mode=False)

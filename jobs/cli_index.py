@@ -97,6 +97,10 @@ def index(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Let a SOURCE without images empty the index. [default: exit 4]")
     ] = False,
+    retry_rejected: Annotated[
+        str | None,
+        typer.Option(help="Try rejected images again: all, or with =REASON those whose reason contains it."),
+    ] = None,
     max_read_errors: Annotated[
         int, typer.Option(min=1, help="End the run after so many reads in a row that failed.")
     ] = MAX_READ_ERRORS,
@@ -158,6 +162,7 @@ def index(
         max_removal_rate=max_removal_rate,
         max_read_errors=max_read_errors,
         allow_empty=allow_empty,
+        retry_rejected=retry_rejected,
         retrain=retrain.value,
         refit=refit,
         replace_source=replace_source,

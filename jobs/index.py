@@ -24,22 +24,21 @@ from jobs.recipe_changes import lines as change_lines
 from jobs.recipe_checks import Checked, check_recipe
 from jobs.runners import RunnerOptions, open_runner
 from jobs.source_notes import source_notes
+from jobs.source_plan import Published, Sighted, plan_source
 from jobs.units import skipped_words
 from pipeline.core import stats
 from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
-from pipeline.core.places import beneath, outside
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, LeaseTimes, hold
-from pipeline.publish.lists import Lists, load_lists
-from pipeline.publish.plan import Packing, Plan, make_plan
+from pipeline.publish.lists import Lists
+from pipeline.publish.plan import Packing, Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
 from pipeline.stages.describe import ExtractOptions
-from pipeline.stages.kinds import source_spec
 from pipeline.stages.train_index import TRAIN_BYTES
 from pipeline.stages.unread import MAX_READ_ERRORS
 
@@ -53,6 +52,7 @@ class IndexOptions:
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
     refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
+    retry_rejected: try rejected images again whose reason contains this, "" for all.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -69,6 +69,7 @@ class IndexOptions:
     max_removal_rate: float = 0.2
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
+    retry_rejected: str | None = None
     retrain: Retrain = "auto"
     refit: bool = False
     replace_source: bool = False
@@ -133,7 +134,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
         head = catalog.head()
         catalog.require_exclusive()
         planned = _plan(options, catalog, head, reporter)
-        if planned.past_gate or _nothing_to_do(options, planned, head):
+        if planned.seen.past_gate or _nothing_to_do(options, planned, head):
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
         if head is None and not planned.plan.count("add"):
             raise UserError(
@@ -168,10 +169,7 @@ class _Planned:
     base: Lists
     plan: Plan
     gates: Gates
-    past_gate: str
-    skipped: int
-    unreadable: tuple[str, ...]
-    skipped_by: dict[str, int]
+    seen: Sighted
     changes: tuple[Change, ...] = ()
     extracted_again: int = 0
 
@@ -187,53 +185,26 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     for line in change_lines(changed, again):
         reporter.say(line)
     base = lists_for(catalog, head, recipe)
+    gates = _gates(options, recipe, head)
     with reporter.phase("plan"):
-        spec = source_spec(recipe)
-        base_place = spec.files(options.source).url if spec.packs else options.source
-        _refuse_overlap(options, base_place)
-        source = spec.open(options.source)
-        packing = options.packing if spec.packs else None
-        unreadable: list[str] = getattr(source, "unreadable", [])
-        plan = make_plan(
-            outside(source.listing(), base_place, options.root),
-            base.listing,
-            source=public_url(options.source),
-            packing=packing,
-            unreadable=unreadable,
-        )
-        gates = _gates(options, recipe, head)
-        past_gate = gates.removals(plan, load_lists(catalog, head)) if head is not None else ""
-    skipped, by = source.skipped, dict(source.skipped_by)
-    reporter.say(f"plan: {plan.reason}" + (f", {skipped_words(skipped, by)}" if skipped else ""))
-    for name in unreadable:
-        reporter.say(f"not listed: {name} cannot be read; what is known of it stays as it was")
-    for line in source_notes(plan, spec, options.source):
+        published = Published(root=options.root, catalog=catalog, head=head, base=base, retry=options.retry_rejected)
+        seen = plan_source(recipe, published, gates, options.packing, reporter)
+    passed = f", {skipped_words(seen.skipped, seen.skipped_by)}" if seen.skipped else ""
+    reporter.say(f"plan: {seen.plan.reason}{passed}")
+    for line in source_notes(seen.plan, source_spec(recipe), options.source):
         reporter.say(f"warning: {line}")
-    checked = Checked(recipe=recipe, blobs=built.blobs, plan=plan, base=base)
+    checked = Checked(recipe=recipe, blobs=built.blobs, plan=seen.plan, base=base)
     check_recipe(checked, catalog.store, memory_bytes=options.memory_bytes)
     return _Planned(
         built=built,
         recipe=recipe,
         base=base,
-        plan=plan,
+        plan=seen.plan,
         gates=gates,
-        past_gate=past_gate,
-        skipped=skipped,
-        skipped_by=by,
-        unreadable=tuple(unreadable),
+        seen=seen,
         changes=changed,
         extracted_again=again,
     )
-
-
-def _refuse_overlap(options: IndexOptions, images: str) -> None:
-    """Refuse a ROOT that is its own source; one beneath the source is only left out of its listing."""
-    if beneath(images, options.root) is not None:
-        raise UserError(
-            public_url(options.root),
-            f"cannot hold the index of {public_url(options.source)}, which lies there itself",
-            "give a ROOT of its own, beside SOURCE or beneath it",
-        )
 
 
 def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gates:
@@ -315,16 +286,16 @@ def _report(
         plan=planned.plan if run is None else run.plan,
         images=images,
         seconds=dict(reporter.seconds),
-        skipped=planned.skipped + sum(inside.values()),
-        skipped_by=dict(Counter(planned.skipped_by) + Counter(inside)),
+        skipped=planned.seen.skipped + sum(inside.values()),
+        skipped_by=dict(Counter(planned.seen.skipped_by) + Counter(inside)),
         changes=planned.changes,
         extracted_again=planned.extracted_again,
         warnings=tuple(run.warnings) if run is not None else (),
         set_aside=run.extracted.set_aside if run is not None else {},
-        past_gate=planned.past_gate or (run.past_gate if run is not None else ""),
+        past_gate=planned.seen.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),
         unread=run.extracted.unread.listed() if run is not None else (),
-        unreadable=planned.unreadable,
+        unreadable=planned.seen.unreadable,
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},

@@ -15,7 +15,7 @@ Make = Callable[[str], Exception]
 
 
 class Unwell:
-    """fails: name -> (error, byte from which reading an open file fails). Views of folders share it. `listed` goes on."""
+    """fails: name -> (error, byte from which reading an open file fails); stats: name -> error. Folders share them."""
 
     def __init__(self, inner: MemoryStore, fails: dict[str, tuple[Make, int]] | None = None, prefix: str = "") -> None:
         self.inner, self.prefix = inner, prefix
@@ -61,7 +61,7 @@ def translated(error: Exception, name: str) -> Exception:
     try:
         with reading(name):
             raise error
-    except Exception as known:
+    except Exception as known:  # noqa: BLE001 - it is returned
         return known
 
 

@@ -8,7 +8,7 @@ what is packed already stays put.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -140,17 +140,17 @@ def make_plan(
     *,
     source: str,
     packing: Packing | None,
-    unreadable: Sequence[str] = (),
+    unreadable: Callable[[], Sequence[str]] = tuple,
     again: Again | None = None,
 ) -> Plan:
     """Compare a sorted listing with what is known; packing None means that every entry is a shard.
 
-    unreadable: files and folders that could not be listed: what is known of them, or beneath them, is kept as it was.
-    It may still grow while the listing is read, as long as a name is there before any entry behind it is.
+    unreadable: tells the files and folders that could not be listed so far, those before the last entry at least: what
+    is known of them, or beneath them, is kept as it was.
     again: what is to be extracted again though it is as it was.
     """
     pieces = aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING))
-    return planned((_compare(new, old, unreadable, again) for new, old in pieces), source=source, packing=packing)
+    return planned((_compare(new, old, unreadable(), again) for new, old in pieces), source=source, packing=packing)
 
 
 def planned(pieces: Iterable[pa.Table], *, source: str, packing: Packing | None) -> Plan:

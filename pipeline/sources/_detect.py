@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
-from pipeline.core.places import outside
+from pipeline.core.places import beneath, outside
 from pipeline.core.storage import Walk, open_store, split_location, walk
 from pipeline.core.types import Entry
 from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
@@ -28,8 +28,9 @@ LOOK = 10_000
 def detect(location: str, apart: str = "") -> str:
     """Return the kind's name; UserError when there is nothing, or when it could be more than one.
 
-    apart: a ROOT, whose own files do not count.
+    apart: a ROOT, whose own files do not count, unless all of the location lies there.
     """
+    apart = apart if not apart or beneath(location, apart) is None else ""
     shown = public_url(location)
     parsed = parse_location(location)
     scheme, path = parsed.scheme, parsed.path

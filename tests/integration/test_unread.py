@@ -1,4 +1,4 @@
-"""Errors of reading by class, kind of source and place: never a final reject, never a removal, exit 4, later indexed."""
+"""Errors of reading by class, kind of source and place: no final reject, no removal, exit 4, and later indexed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def place() -> Iterator[Callable[[str], Unwell]]:
 
 def index(kind: str, root: Path, **more: object) -> IndexReport:
     name = "src/list.txt" if kind == "filelist" else "src"
-    return run(f"memory://unwell/{name}", root, recipe=QUICKEST, **more)
+    return run(f"memory://unwell/{name}", root, recipe=QUICKEST, **more)  # type: ignore[arg-type]
 
 
 CASES = sorted(

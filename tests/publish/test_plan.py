@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow.compute as pc
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,40 @@ def test_a_plan_turns_what_was_known_into_what_is_listed(
     added = [e for shard in plan.shards() for e in shard.entries]
     assert {(e.path, e.etag) for e in added} == {(p, str(e)) for p, e in now.items() if before.get(p) != e}
     assert all(len(shard.entries) <= files for shard in plan.shards())
+
+
+def kept(plan: Plan) -> list[str]:
+    return [path for path, status in zip(*plan.rows.select(["path", "status"]).to_pydict().values(), strict=True)
+            if status == "keep"]  # fmt: skip
+
+
+def test_what_is_known_beneath_an_unreadable_folder_stays_as_it_was() -> None:
+    known = after(planned([entry(name) for name in ("a/1", "b.jpg", "b/1", "b/c/2", "c/1")]))
+    listing = [entry("a/1"), entry("b.jpg"), entry("c/1")]
+    plan = make_plan(listing, known, source="/src", packing=TWO, unreadable=lambda: ["b/"])
+    assert (plan.count("keep"), plan.count("drop"), plan.count("add")) == (5, 0, 0)
+    assert entries(after(plan)) == entries(known)
+    without = make_plan(listing, known, source="/src", packing=TWO)
+    assert without.count("drop") == 2
+
+
+def test_a_file_that_could_not_be_asked_for_stays_and_the_top_folder_keeps_all() -> None:
+    known = after(planned([entry("a"), entry("b"), entry("bc")]))
+    one = make_plan([entry("a")], known, source="/src", packing=TWO, unreadable=lambda: ["b"])
+    assert kept(one) == ["a", "b"]
+    everything = make_plan([entry("a", "2")], known, source="/src", packing=TWO, unreadable=lambda: [""])
+    assert kept(everything) == ["b", "bc"]
+    assert (everything.count("add"), everything.count("drop")) == (1, 1), "what is listed anew counts"
+
+
+def test_unreadable_folders_may_become_known_while_the_listing_is_read() -> None:
+    known = after(planned([entry("a/1"), entry("b/1"), entry("c/1")]))
+    noted: list[str] = []
+
+    def listing() -> Iterator[Entry]:
+        yield entry("a/1")
+        noted.append("b/")
+        yield entry("c/1")
+
+    plan = make_plan(listing(), known, source="/src", packing=TWO, unreadable=lambda: list(noted))
+    assert kept(plan) == ["a/1", "b/1", "c/1"]

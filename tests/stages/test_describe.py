@@ -139,3 +139,25 @@ def test_statistics_say_what_limited_the_work() -> None:
     assert found["idle_share"] > 0.5
     assert found["decode_seconds"] > 0.15
     assert found["queue_depth"] < 1
+
+
+@dataclass
+class Forgetful(Toy):
+    """Has too little memory for some values: at the first try, or at every one."""
+
+    short: dict[int, int] = field(default_factory=dict)
+
+    def prepare(self, data: bytes) -> Decoded:
+        value = int(data.split()[2])
+        if self.short.get(value, 0) > 0:
+            self.short[value] -= 1
+            raise MemoryError
+        return super().prepare(data)
+
+
+def test_too_little_memory_for_an_image_is_tried_again_and_then_no_property_of_it() -> None:
+    toy = Forgetful(short={1: 1, 2: 99})
+    items = [Image(key=f"{n}", uri="", data=f"2 2 {n}".encode()) for n in range(4)]
+    described = Describer(toy, CPU, 2, ExtractOptions(), Stats())(items)
+    assert [image.key for image in described.images] == ["0", "1", "3"]
+    assert [(reject.key, reject.status) for reject in described.rejects] == [("2", "unread")]
