@@ -1,8 +1,9 @@
 """Every descriptor on real photographs: mAP, dimensions, cost and storage per image. `make table` runs it.
 
-Museum: paintings photographed clean (qsd1) and with the wall around them (qsd2). Grocery: every photograph asks for the
-others of its class, 519 photographs of 27 classes. `SIGHTLINE_REAL_DATA=FOLDER python -m tests.benchmarks.kinds`; one JSON object, one entry per row.
-Milliseconds are a worker's, on all cores, fits included; `... kinds cost` measures them alone, in a few minutes.
+Museum: paintings photographed clean (qsd1) and with the wall around them (qsd2). Grocery: 519 photographs of 27
+classes, each of which asks for the others of its class. `SIGHTLINE_REAL_DATA=FOLDER python -m tests.benchmarks.kinds`;
+one JSON object, one entry per row. Milliseconds are a worker's, on all cores, fits included; `... kinds cost` measures
+them alone, in a few minutes.
 """
 
 from __future__ import annotations
