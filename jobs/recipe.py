@@ -27,7 +27,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.sources import CarryingSpec
 from pipeline.whiten import Whitening, from_components
 
-SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
+SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "max_pixels", "scales")
 """Options that are fields of an extractor's settings, by the same name."""
 DEFAULT_BACKBONE = "mobilenet_v2"
 DEFAULT_WEIGHTS = "imagenet"
@@ -49,6 +49,7 @@ class RecipeOptions:
     resize: str | None = None
     precision: str | None = None
     decoding: str | None = None
+    max_pixels: int | None = None
     whiten: str | None = None
     whiten_power: float | None = None
     dims: int | None = None

@@ -64,13 +64,17 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size."""
+    """An image that was seen and not indexed. status tells why it is here; bytes is its encoded size.
+
+    unread: it could not be read now, for a reason of the place or of this machine. That is no property of the image: it
+    is never recorded, and a later run tries it again.
+    """
 
     key: str
     uri: str
     reason: str
     bytes: int
-    status: Literal["rejected", "duplicate"] = "rejected"
+    status: Literal["rejected", "duplicate", "unread"] = "rejected"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from pipeline.core.stats import Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
 from pipeline.extract import Extractor
+from pipeline.stages.memory import halved
 from pipeline.table import ImageRow
 
 Group = list[tuple[int, Decoded]]
@@ -108,7 +109,7 @@ class Describer:
     def __call__(self, items: Iterable[Image | Reject]) -> Described:
         """Describe the images of a shard."""
         seen = _Seen()
-        found: dict[int, DescriptorBatch] = {}
+        found: dict[int, DescriptorBatch | None] = {}
         with closing(self._groups(items, seen)) as groups:
             forwarded = ordered_map(
                 self._forward,
@@ -120,13 +121,19 @@ class Describer:
             )
             for rows, parts in forwarded:
                 found.update(zip(rows, parts, strict=True))
-        empty = {row for row, part in found.items() if not len(part.vectors)}
-        rejects = seen.rejects + [
-            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size)
-            for image, size in (seen.images[row] for row in sorted(empty))
-        ]
-        live = [row for row in range(len(seen.images)) if row not in empty]
-        batch = DescriptorBatch.joined([found[row] for row in live], self._extractor.dim)
+        rejects = list(seen.rejects)
+        parts: dict[int, DescriptorBatch] = {}
+        for row, (image, size) in enumerate(seen.images):
+            part = found[row]
+            if part is None:
+                reason = "not enough memory on this machine for its forward pass"
+                rejects.append(Reject(key=image.key, uri=image.uri, reason=reason, bytes=size, status="unread"))
+            elif not len(part.vectors):
+                rejects.append(Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size))
+            else:
+                parts[row] = part
+        live = sorted(parts)
+        batch = DescriptorBatch.joined([parts[row] for row in live], self._extractor.dim)
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
         return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
@@ -135,13 +142,16 @@ class Describer:
         with self._reading:
             yield from self._batches(self._decoded(items, seen))
 
-    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch]]:
+    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch | None]]:
         rows, pixels = zip(*group, strict=True)
         self._stats.add("passes")
         self._stats.add("queued", self._queue.take(len(group)))
         with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
-            batch = self._extractor.extract(pixels)
-        return rows, [batch.of(place) for place in range(len(rows))]
+            return rows, halved(self._extracted, pixels)
+
+    def _extracted(self, pixels: Sequence[Decoded]) -> list[DescriptorBatch]:
+        batch = self._extractor.extract(pixels)
+        return [batch.of(place) for place in range(len(pixels))]
 
     def _decoded(self, items: Iterable[Image | Reject], seen: _Seen) -> Iterator[tuple[int, Decoded]]:
         """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
