@@ -123,15 +123,15 @@ class Describer:
                 found.update(zip(rows, parts, strict=True))
         rejects = list(seen.rejects)
         parts: dict[int, DescriptorBatch] = {}
-        for row, (image, size) in enumerate(seen.images):
-            part = found[row]
+        for number, (image, size) in enumerate(seen.images):
+            part = found[number]
             if part is None:
                 reason = "not enough memory on this machine for its forward pass"
                 rejects.append(Reject(key=image.key, uri=image.uri, reason=reason, bytes=size, status="unread"))
             elif not len(part.vectors):
                 rejects.append(Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size))
             else:
-                parts[row] = part
+                parts[number] = part
         live = sorted(parts)
         batch = DescriptorBatch.joined([parts[row] for row in live], self._extractor.dim)
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]

@@ -53,7 +53,7 @@ GREY = profile(b"GRAY", b"XYZ ", b"mntr", [(b"kTRC", gamma(1.5))])
 
 def to_srgb(pixels: np.ndarray, primaries: np.ndarray, power: float) -> np.ndarray:
     linear = np.clip((pixels / 255) ** power @ primaries @ np.linalg.inv(SRGB_D50), 0, 1)
-    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.asarray(255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
 def press_profile() -> bytes:
