@@ -45,6 +45,10 @@ def index(
     decoding: Annotated[
         str | None, typer.Option(help="full, or reduced: large JPEGs at a fraction of their size. [default: full]")
     ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images with more are rejected; a JPEG counts as decoded. [default: 64000000]"),
+    ] = None,
     whiten: Annotated[
         str | None, typer.Option(help="none, pca (fitted on a sample), or FILE[#NAME]. [default: none]")
     ] = None,
@@ -141,6 +145,7 @@ def index(
             resize=resize,
             precision=precision,
             decoding=decoding,
+            max_pixels=max_pixels,
             whiten=whiten,
             whiten_power=whiten_power,
             dims=dims,

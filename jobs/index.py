@@ -39,6 +39,7 @@ from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
 from pipeline.stages.describe import ExtractOptions
+from pipeline.stages.kinds import source_spec
 from pipeline.stages.train_index import TRAIN_BYTES
 from pipeline.stages.unread import MAX_READ_ERRORS
 

@@ -41,6 +41,7 @@ class RecipeOptions:
     resize: str | None = None
     precision: str | None = None
     decoding: str | None = None
+    max_pixels: int | None = None
     whiten: str | None = None
     whiten_power: float | None = None
     dims: int | None = None

@@ -19,7 +19,7 @@ from pipeline.core.specs import Spec, spec_class
 from pipeline.core.types import Artifact, as_json
 from pipeline.features.backbones import pixel_statistics
 
-SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
+SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "max_pixels", "scales")
 """Options that are fields of an extractor's settings, by the same name."""
 OF_CHECKPOINTS = (
     *("pooling", "gem_p", "projection", "l2_before_projection", "center_bias", "regional", "local_whitening"),

@@ -151,3 +151,12 @@ def test_few_wide_vectors_are_whitened_like_any(monkeypatch: pytest.MonkeyPatch)
     more = merged + Moments.of(sample(30, 60, seed=1))
     assert more.rows is None
     np.testing.assert_allclose(more.product(), (x.T @ x) + gram(sample(30, 60, seed=1).T), rtol=1e-4, atol=0.01)
+
+
+def test_a_vector_that_is_the_mean_but_for_rounding_is_zero_and_not_a_direction_of_rounding() -> None:
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    whitening = fit_pca(Moments.of(x))
+    mean = whitening.mean.astype(np.float32)
+    near = (mean + np.float32(1e-3)).astype(np.float32)
+    made = whitening.apply(np.stack([mean, near, x[0]]))
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), [0, 1, 1], atol=1e-6)

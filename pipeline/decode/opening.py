@@ -26,11 +26,6 @@ as usual: OpenJPEG computes in 32 bits, libavif keeps the frame beside its RGB."
 USUAL_BYTES_PER_PIXEL = 12
 BYTES_PER_RESULT = 8
 """The same for a pixel of the resized image: Pillow's, and the array."""
-SIGNATURES = {
-    "AVIF": (b"ftypavif", b"ftypavis"),
-    "JPEG2000": (b"jP  \r\n\x87\n",),
-}
-"""What stands at byte 4 of files that an installation of Pillow may lack the library for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +38,7 @@ class Limits:
 
 def opened(data: bytes, formats: tuple[str, ...]) -> ImageFile:
     """Return an encoded image with its header read; BadImageError when it is of none of the formats."""
+    lacking = ""
     for name in formats:
         if name not in Image.OPEN:
             Image.init()
@@ -50,23 +46,18 @@ def opened(data: bytes, formats: tuple[str, ...]) -> ImageFile:
             continue
         factory, accept = Image.OPEN[name]
         fits = accept is None or accept(data[:16])
-        # A plug-in whose library is missing answers with a sentence.
+        if isinstance(fits, str):
+            # A plug-in whose library is missing answers with a sentence.
+            lacking = name
         if not fits or isinstance(fits, str):
             continue
         try:
             return factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
-    for name in formats:
-        if data[4:].startswith(SIGNATURES.get(name, ())) and _lacking(name):
-            raise BadImageError(f"{name} cannot be decoded by the Pillow that is installed")
+    if lacking:
+        raise BadImageError(f"{lacking} cannot be decoded by the Pillow that is installed")
     raise BadImageError("not an image of an allowed format")
-
-
-def _lacking(name: str) -> bool:
-    from PIL import features
-
-    return not features.check({"JPEG2000": "jpg_2000"}.get(name, name.lower()))
 
 
 def without_texts(data: bytes, error: Exception) -> tuple[bytes, bytes] | None:

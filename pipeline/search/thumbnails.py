@@ -6,10 +6,12 @@ import io
 
 from PIL import Image
 
-from pipeline.decode import Limits, Resize, decode
+from pipeline.decode import Limits, Rendering, Resize, decode
 
 QUALITY = 82
 LIMITS = Limits()
+SHOWN = Rendering(colour="srgb", grey16="scaled")
+"""A JPEG without profile is taken as sRGB."""
 
 
 def thumbnail(data: bytes, longest: int, limits: Limits = LIMITS) -> bytes:
@@ -17,7 +19,7 @@ def thumbnail(data: bytes, longest: int, limits: Limits = LIMITS) -> bytes:
 
     Turned as its EXIF says, without metadata, never enlarged.
     """
-    pixels = decode(data, Resize(policy="longest", size=longest), limits, reduced=True).pixels
+    pixels = decode(data, Resize(policy="longest", size=longest), limits, reduced=True, rendering=SHOWN).pixels
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=QUALITY, progressive=True)
     return out.getvalue()

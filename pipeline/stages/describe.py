@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
 from pipeline.extract import Extractor
+from pipeline.stages.memory import halved
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
 
@@ -111,7 +112,7 @@ class Describer:
     def __call__(self, items: Iterable[Image | Reject], *, last_counts: bool = False) -> Described:
         """Describe the images of a shard. last_counts: of equal keys the last one counts, not the first."""
         seen = _Seen(repeats=Repeats(last_counts))
-        found: dict[int, DescriptorBatch] = {}
+        found: dict[int, DescriptorBatch | None] = {}
         with closing(self._groups(items, seen)) as groups:
             forwarded = ordered_map(
                 self._forward,
@@ -126,15 +127,10 @@ class Describer:
         repeated, superseded = seen.repeats.settled(seen.images)
         for what, count in seen.repeats.skipped.items():
             self._stats.add(f"{SKIPPED}{what}", count)
-        empty = {row for row, part in found.items() if not len(part.vectors)}
-        rejects = seen.rejects + [
-            Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size, sha256=image.sha256)
-            for image, size in (seen.images[row] for row in sorted(empty - set(superseded)))
-        ]
+        parts, rejects = _sorted_out(seen, found, superseded)
         rejects += [*repeated, *superseded.values()]
-        left_out = empty | set(superseded)
-        live = [row for row in range(len(seen.images)) if row not in left_out]
-        batch = DescriptorBatch.joined([found[row] for row in live], self._extractor.dim)
+        live = sorted(parts)
+        batch = DescriptorBatch.joined([parts[row] for row in live], self._extractor.dim)
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
         return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
@@ -143,13 +139,16 @@ class Describer:
         with self._reading:
             yield from self._batches(self._decoded(items, seen))
 
-    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch]]:
+    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch | None]]:
         rows, pixels = zip(*group, strict=True)
         self._stats.add("passes")
         self._stats.add("queued", self._queue.take(len(group)))
         with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
-            batch = self._extractor.extract(pixels)
-        return rows, [batch.of(place) for place in range(len(rows))]
+            return rows, halved(self._extracted, pixels)
+
+    def _extracted(self, pixels: Sequence[Decoded]) -> list[DescriptorBatch]:
+        batch = self._extractor.extract(pixels)
+        return [batch.of(place) for place in range(len(pixels))]
 
     def _decoded(self, items: Iterable[Image | Reject], seen: _Seen) -> Iterator[tuple[int, Decoded]]:
         """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
@@ -241,3 +240,24 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def _sorted_out(
+    seen: _Seen, found: dict[int, DescriptorBatch | None], superseded: Container[int]
+) -> tuple[dict[int, DescriptorBatch], list[Reject]]:
+    """Return the descriptors of the rows that count and have any, and the rejects, those that were read among them."""
+    parts: dict[int, DescriptorBatch] = {}
+    rejects = list(seen.rejects)
+    for number, (image, size) in enumerate(seen.images):
+        part = found[number]
+        known = {"key": image.key, "uri": image.uri, "bytes": size}
+        if number in superseded:
+            continue
+        if part is None:
+            reason = "not enough memory on this machine for its forward pass"
+            rejects.append(Reject(**known, reason=reason, status="unread"))
+        elif not len(part.vectors):
+            rejects.append(Reject(**known, reason="no local features were found", sha256=image.sha256))
+        else:
+            parts[number] = part
+    return parts, rejects

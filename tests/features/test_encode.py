@@ -14,6 +14,7 @@ from pipeline.features.encode import (
     asmk,
     assign,
     bow,
+    direction,
     fisher,
     inverse_document_frequency,
     vlad,
@@ -121,3 +122,39 @@ def test_mop_puts_levels_one_after_another() -> None:
     parts = np.split(found, [12, 22])
     assert [np.linalg.norm(part) for part in parts] == pytest.approx([3**-0.5] * 3, abs=1e-3)
     np.testing.assert_allclose(parts[0] * 3**0.5, images[3].vectors[0], atol=1e-2)
+
+
+def rounded(centroids: Floats) -> Floats:
+    """Descriptors that are some centroids, but for the last bit."""
+    return np.nextafter(centroids, np.float32(np.inf)).astype(np.float32)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("intra", [True, False])
+def test_a_word_of_rounding_noise_is_no_word(power: float, intra: bool) -> None:
+    centroids = drawn(5, 6, 1)
+    far = centroids[2] + drawn(3, 6, 2) / 10
+    x = np.concatenate([rounded(centroids[:2]), far]).astype(np.float32)
+    words = vlad(x, centroids, power=power, intra=intra).reshape(5, 6)
+    assert np.flatnonzero(words.any(axis=1)).tolist() == [2]
+    np.testing.assert_allclose(words, vlad(far, centroids, power=power, intra=intra).reshape(5, 6), atol=1e-6)
+    assert np.flatnonzero(asmk(x, centroids).reshape(5, 6).any(axis=1)).tolist() == [2]
+
+
+def test_descriptors_that_are_their_centroids_make_a_zero_vector() -> None:
+    centroids = drawn(5, 6, 1)
+    assert not vlad(rounded(centroids), centroids).any()
+    assert not asmk(rounded(centroids), centroids).any()
+
+
+def test_a_small_residual_that_is_no_rounding_keeps_its_word() -> None:
+    centroids = drawn(5, 6, 1)
+    x = centroids[:1] * np.float32(1 + 1e-4)
+    assert np.linalg.norm(vlad(x, centroids)) == pytest.approx(1)
+
+
+def test_a_difference_of_equal_vectors_has_no_direction() -> None:
+    x = drawn(3, 6)
+    differences = np.stack([rounded(x[:1])[0] - x[0], x[1] * np.float32(1e-3), x[2]])
+    lengths = np.linalg.norm(direction(differences, 2 * np.linalg.norm(x, axis=1)), axis=1)
+    np.testing.assert_allclose(lengths, [0, 1, 1], atol=1e-6)

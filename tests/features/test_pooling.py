@@ -102,3 +102,11 @@ def test_pooling_over_scales_reproduces_the_reference_implementation(golden_data
     mean = torch.nn.functional.normalize(power_mean(scales, 1.0))
     np.testing.assert_allclose(gem3.numpy(), golden["scales_gem3"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(mean.numpy(), golden["scales_mean"], rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_zero_at_all_scales_stays_zero_as_dir_has_it() -> None:
+    scales = [torch.tensor([[0.0, 0.5, -0.5]]), torch.tensor([[0.0, 0.3, -0.7]])]
+    pooled = signed_power_mean(scales)
+    cubes = np.cbrt(np.mean([[0, 0.125, -0.125], [0, 0.027, -0.343]], axis=0))
+    np.testing.assert_allclose(pooled.numpy()[0], cubes, rtol=1e-5)
+    assert float(signed_power_mean(scales, zeros="positive")[0, 0]) == pytest.approx(0.01, rel=1e-4)
