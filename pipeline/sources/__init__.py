@@ -7,6 +7,7 @@ container "<container path>/<member>". All reading goes through pipeline.core.st
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Protocol
 
@@ -18,6 +19,7 @@ from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
+_PLACE = re.compile(r"#row=([0-9]+)(?:&item=([0-9]+))?\Z")
 MAX_IMAGE_BYTES = 256 << 20
 """Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
 
@@ -70,12 +72,16 @@ class SourceSpec(Spec):
         return {column.name: column.kind for column in self.columns}
 
     def key_is_row(self, key: str, uri: str) -> bool:
-        """Tell whether a key is made of the image's row number, so that another image has it once rows move.
+        """Tell whether a key is made of the image's place in a table, so that another image has it once rows move.
 
-        An image of a table says its row in its URI; see pipeline/stages/deletions.py for what hangs on it.
+        An image of a table says its row in its URI, and its place in the row where that is a list; what hangs on it is
+        in pipeline/stages/deletions.py.
         """
-        row = uri.rpartition("#row=")[2] if "#row=" in uri else ""
-        return row.isdecimal() and key.endswith((f"/{int(row):09d}", f"#{int(row)}", f"#{int(row):09d}"))
+        place = _PLACE.search(uri)
+        if place is None:
+            return False
+        row, item = int(place[1]), place[2]
+        return key.endswith((f"/{row:09d}", f"#{row}") if item is None else (f"#{item}",))
 
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""
