@@ -30,6 +30,7 @@ UNREAD_SUFFIXES = (
     *(".apng", ".dib"),
 )
 """Suffixes of pictures that are counted as skipped within a container."""
+_PLACE = re.compile(r"#row=([0-9]+)(?:&item=([0-9]+))?\Z")
 MAX_IMAGE_BYTES = 256 << 20
 """Larger encoded images are rejected unread: no photograph comes near, and memory must stay bounded."""
 
@@ -68,9 +69,6 @@ def is_system_file(path: str) -> bool:
 def in_hidden_folder(path: str) -> bool:
     """Tell whether a path lies in a folder whose name begins with a dot."""
     return any(part.startswith(".") and part.strip(".") for part in path.split("/")[:-1])
-
-
-_ROW = re.compile(r"#row=([0-9]+)(?:&item=([0-9]+))?\Z")
 
 
 class Source(Protocol):
@@ -156,16 +154,16 @@ class SourceSpec(Spec):
         return not self.match or fnmatch.fnmatchcase(key, self.match)
 
     def key_is_row(self, key: str, uri: str) -> bool:
-        """Tell whether a key is made of the image's row number, so that another image has it once rows move.
+        """Tell whether a key is made of the image's place in a table, so that another image has it once rows move.
 
-        An image of a table says its row in its URI; see pipeline/stages/deletions.py for what hangs on it.
+        An image of a table says its row in its URI, and its place in the row where that is a list; what hangs on it is
+        in pipeline/stages/deletions.py.
         """
-        place = _ROW.search(uri)
+        place = _PLACE.search(uri)
         if place is None:
             return False
         row, item = int(place[1]), place[2]
-        name = key if item is None else key.removesuffix(f"#{item}")
-        return name.endswith((f"/{row:09d}", f"#{row}"))
+        return key.endswith((f"/{row:09d}", f"#{row}") if item is None else (f"#{item}",))
 
     def wants(self, key: str) -> bool:
         """Tell whether an image of that key is to be indexed: by `match`, or else by an image suffix."""

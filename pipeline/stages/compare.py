@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.plan import entries_of
 from pipeline.rejects import read_rejects
 from pipeline.sources import SourceSpec
+from pipeline.stages.reuse import recorded
 from pipeline.table import DescriptorReader
 
 PER_ITEM = 256
@@ -79,17 +80,23 @@ class CompareWorker:
         images = self._source.images(Shard(id="", uri="", bytes=size, etag="", entries=item.entries))
         if not self._packs:
             (stored,) = known.values()
-            return (all(stored.is_next(what) for what in map(self._what, images)) and stored.is_at_end(),)
+            return (self._as_it_was(images, stored),)
         # A file may still hold an older image of an entry that lies in another one now.
         stored_of = {entry.path: known[shard] for entry, shard in zip(item.entries, item.shards, strict=True)}
-        equal = {what.key for what in map(self._what, images) if stored_of[what.key].has(what)}
+        equal = {what.key for what in map(_what, images) if stored_of[what.key].has(what)}
         return tuple(entry.path in equal for entry in item.entries)
 
-    def _what(self, image: Image | Reject) -> _What:
-        if isinstance(image, Reject):
-            return _What(image.key, "", f"{image.bytes} {image.reason}")
-        metadata = tuple(image.metadata.get(name) for name in self._columns)
-        return _What(image.key, hashlib.sha256(image.data).hexdigest(), "", metadata)
+    def _as_it_was(self, images: Iterable[Image | Reject], stored: _Known) -> bool:
+        """Compare a container to its end: only then is all known of what its images carry."""
+        carried: list[tuple[Mapping[str, Value], tuple[Value, ...]]] = []
+        for image in recorded(images):
+            place = stored.place
+            if not stored.is_next(_what(image)):
+                return False
+            if isinstance(image, Image) and stored.place > place:
+                carried.append((image.metadata, stored.metadata[place]))
+        same = all(tuple(now.get(name) for name in self._columns) == before for now, before in carried)
+        return same and stored.is_at_end()
 
     def _known(self, file: DescriptorFile) -> _Known:
         known = _Known(self._deleted)
@@ -98,7 +105,8 @@ class CompareWorker:
             columns = reader.columns(["key", "sha256", *self._columns]).to_pydict()
             metadata = [columns[name] for name in self._columns]
             for place, (key, sha256) in enumerate(zip(columns["key"], columns["sha256"], strict=True)):
-                known.images.append(_What(key, sha256, "", tuple(column[place] for column in metadata)))
+                known.images.append(_What(key, sha256, ""))
+                known.metadata.append(tuple(column[place] for column in metadata))
             if file.rejects is not None:
                 for reject in read_rejects(self._catalog.fetch(file.rejects, Path(folder))):
                     reason = "" if reject.sha256 else f"{reject.bytes} {reject.reason}"
@@ -107,26 +115,28 @@ class CompareWorker:
 
 
 class _What(NamedTuple):
-    """What an image or a reject is: digest where it was read, else the reason; metadata in the order of its columns."""
+    """What an image or a reject is: its digest where it was read, else the reason."""
 
     key: str
     sha256: str
     reason: str
-    metadata: tuple[Value, ...] = ()
 
-    @property
-    def rejected(self) -> _What:
-        """The same as a reject, which has no metadata."""
-        return self._replace(metadata=())
+
+def _what(image: Image | Reject) -> _What:
+    if isinstance(image, Reject):
+        return _What(image.key, "", f"{image.bytes} {image.reason}")
+    return _What(image.key, hashlib.sha256(image.data).hexdigest(), "")
 
 
 class _Known:
-    """What was stored of some entries: images in their order, and rejects."""
+    """What was stored of a shard: images in order with their metadata, and rejects. place: of the next image."""
 
     def __init__(self, deleted: frozenset[tuple[str, str]]) -> None:
         self.images: list[_What] = []
+        self.metadata: list[tuple[Value, ...]] = []
         self.rejects: Counter[_What] = Counter()
-        self._deleted, self._place = deleted, 0
+        self.place = 0
+        self._deleted = deleted
 
     @cached_property
     def _all(self) -> frozenset[_What]:
@@ -135,21 +145,21 @@ class _Known:
     def has(self, what: _What) -> bool:
         """Tell whether an image that could be read is among these, or deleted."""
         read = bool(what.sha256)
-        return read and (what in self._all or what.rejected in self.rejects or what[:2] in self._deleted)
+        return read and (what in self._all or what in self.rejects or what[:2] in self._deleted)
 
     def is_next(self, what: _What) -> bool:
         """Tell whether a container goes on as it was; the order of rejects does not matter."""
-        if self._place < len(self.images) and self.images[self._place] == what:
-            self._place += 1
-        elif self.rejects[what.rejected] > 0:
-            self.rejects[what.rejected] -= 1
+        if self.place < len(self.images) and self.images[self.place] == what:
+            self.place += 1
+        elif self.rejects[what] > 0:
+            self.rejects[what] -= 1
         elif what[:2] not in self._deleted:
             return False
         return True
 
     def is_at_end(self) -> bool:
         """Tell whether nothing is missing."""
-        return self._place == len(self.images) and not any(self.rejects.values())
+        return self.place == len(self.images) and not any(self.rejects.values())
 
 
 def compare_items(rows: Iterable[pa.RecordBatch], descriptors: pa.Table, *, packed: bool) -> Iterator[CompareItem]:

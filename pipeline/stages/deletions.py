@@ -11,8 +11,8 @@ key had then. Its scope says what it holds for:
 
 Rows of the first two scopes that know a sha256 hold by content as well: every image of that content is deleted that
 comes into the collection, by whatever path (index, changed shard, rebase, new recipe, rollback), except under the keys
-in `kept`: copies that were live when the key was deleted, and were not named. Of several deletions of one content each
-must keep a copy for it to stay.
+in `kept`: copies that were live when the key was deleted, and were not named. Of several deletions of one content the
+last one counts: the copies that it found live are those that the earlier ones had kept.
 
 Copies in a container whose keys are row numbers move with their rows. They are equal, so it does not matter which of
 them stays: as many as were kept in that container, those under their own numbers first, then the others in row order.
@@ -106,15 +106,22 @@ class Rule:
 
 def rule_of(deletions: pa.Table, is_row: IsRow) -> Rule:
     """Return the rule that a table of deletions states."""
-    by_key, kept, versions = set(), dict[str, frozenset[str]](), dict[str, int]()
-    for row in named(deletions).to_pylist():
-        if row["scope"] != BY_CONTENT:
-            by_key.add(row["key"])
+    rows = named(deletions).to_pylist()
+    versions: dict[str, int] = {}
+    for row in rows:
         if row["sha256"] is not None:
-            keys = frozenset(row["kept"] or ())
-            kept[row["sha256"]] = kept.get(row["sha256"], keys) & keys
             versions[row["sha256"]] = min(versions.get(row["sha256"], row["version"]), row["version"])
-    return Rule(by_key=frozenset(by_key), kept=kept, versions=versions, is_row=is_row)
+    by_key = frozenset(row["key"] for row in rows if row["scope"] != BY_CONTENT)
+    return Rule(by_key=by_key, kept=_kept(rows), versions=versions, is_row=is_row)
+
+
+def _kept(rows: Iterable[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """Return the keys under which each deleted content stays, by its last deletion."""
+    kept: dict[str, frozenset[str]] = {}
+    for row in sorted(rows, key=lambda row: row["version"]):
+        if row["sha256"] is not None:
+            kept[row["sha256"]] = frozenset(row["kept"] or ())
+    return kept
 
 
 def named(deletions: pa.Table) -> pa.Table:
@@ -159,14 +166,15 @@ def without_deletions(deletions: pa.Table, keys: Iterable[str]) -> tuple[pa.Tabl
     wanted = frozenset(keys)
     rows = deletions.to_pylist()
     gone = [row for row in rows if row["key"] in wanted]
+    kept = _kept(row for row in rows if row["scope"] != COPY)
     back: dict[str, set[str]] = {}
     for row in gone:
         if row["sha256"] is not None:
-            back.setdefault(row["sha256"], set()).add(row["key"])
+            back.setdefault(row["sha256"], set(kept[row["sha256"]])).add(row["key"])
     stay = [row for row in rows if row["key"] not in wanted]
     for row in stay:
         if row["scope"] != COPY and row["sha256"] in back:
-            row["kept"] = sorted({*(row["kept"] or ()), *back[row["sha256"]]})
+            row["kept"] = sorted(back[row["sha256"]])
     still = {row["sha256"] for row in stay if row["scope"] != COPY}
     freed = [row["scope"] == COPY and row["sha256"] not in still for row in stay]
     result = table_of(row for row, free in zip(stay, freed, strict=True) if not free)

@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -127,10 +127,10 @@ class Describer:
         repeated, superseded = seen.repeats.settled(seen.images)
         for what, count in seen.repeats.skipped.items():
             self._stats.add(f"{SKIPPED}{what}", count)
-        parts, rejects = _sorted_out(seen, found, superseded)
+        usable, rejects = _sorted_out(seen, found, superseded)
         rejects += [*repeated, *superseded.values()]
-        live = sorted(parts)
-        batch = DescriptorBatch.joined([parts[row] for row in live], self._extractor.dim)
+        live = sorted(usable)
+        batch = DescriptorBatch.joined([usable[row] for row in live], self._extractor.dim)
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
         return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
@@ -250,14 +250,14 @@ def _sorted_out(
     rejects = list(seen.rejects)
     for number, (image, size) in enumerate(seen.images):
         part = found[number]
-        known = {"key": image.key, "uri": image.uri, "bytes": size}
         if number in superseded:
             continue
         if part is None:
             reason = "not enough memory on this machine for its forward pass"
-            rejects.append(Reject(**known, reason=reason, status="unread"))
+            rejects.append(Reject(key=image.key, uri=image.uri, reason=reason, bytes=size, status="unread"))
         elif not len(part.vectors):
-            rejects.append(Reject(**known, reason="no local features were found", sha256=image.sha256))
+            reason = "no local features were found"
+            rejects.append(Reject(key=image.key, uri=image.uri, reason=reason, bytes=size, sha256=image.sha256))
         else:
             parts[number] = part
     return parts, rejects

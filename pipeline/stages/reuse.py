@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from pipeline.core.types import Image, Reject
@@ -19,15 +19,20 @@ def with_metadata(stored: Described, items: Iterable[Image | Reject]) -> Describ
     """
     rejected = {reject.key for reject in stored.rejects}
     images: list[ImageRow] = []
-    for item in items:
-        if isinstance(item, Reject) and item.status == "skipped":
-            continue
+    for item in recorded(items):
         place = len(images)
         if isinstance(item, Image) and place < len(stored.images) and _is(item, stored.images[place]):
             images.append(replace(stored.images[place], uri=item.uri, metadata=item.metadata))
         elif item.key not in rejected:
             return None
     return replace(stored, images=images) if len(images) == len(stored.images) else None
+
+
+def recorded(items: Iterable[Image | Reject]) -> Iterator[Image | Reject]:
+    """Leave out what a source counts and what is never recorded of a shard."""
+    for item in items:
+        if isinstance(item, Image) or item.status in ("rejected", "duplicate"):
+            yield item
 
 
 def _is(item: Image, image: ImageRow) -> bool:

@@ -26,6 +26,11 @@ def grow(life: Life) -> None:
     life.index()
 
 
+def moved(life: Life) -> None:
+    """A deleted image comes again under another name, beside a copy of one that is not deleted."""
+    life.index()
+
+
 def retrain(life: Life) -> None:
     life.index(retrain="always")
 
@@ -55,7 +60,7 @@ def tag(life: Life) -> None:
 
 
 OPERATIONS: tuple[Callable[[Life], Any], ...] = (
-    *(first, grow, retrain, delete, restore, compact, expire, rollback, tag),
+    *(first, grow, moved, retrain, delete, restore, compact, expire, rollback, tag),
 )
 
 
@@ -80,6 +85,10 @@ def prepared(request: pytest.FixtureRequest) -> Iterator[tuple[InMemory, Callabl
             here.put("11.jpg", "image 11")
             here.put("04.jpg", "image 4, changed")
             here.images.delete("06.jpg")
+        if operation is moved:
+            here.images.delete("02.jpg")
+            here.put("99.jpg", "image 2")
+            here.put("98.jpg", "image 4")
         if operation is compact:
             here.life.index()
         yield here, operation

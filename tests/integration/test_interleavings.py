@@ -110,6 +110,30 @@ def expected(here: InMemory, operations: tuple[Operation, Operation], both: dict
     return keys
 
 
+def rename_1(here: InMemory, life: Life) -> Any:
+    here.put("99.jpg", "image 1")
+    here.images.delete("01.jpg")
+    return life.index()
+
+
+def test_i6_an_image_that_is_deleted_while_it_is_renamed_is_deleted_or_was_no_longer_known(here: InMemory) -> None:
+    state = here.keep()
+    unknown = 0
+    for order in some(ORDERS, 4):
+        here.go_back(state)
+        both = {"A": transaction(here, "A", rename_1), "B": transaction(here, "B", delete_1)}
+        carry_out(order, both)
+        here.life.check(thorough=order == ORDERS[4])
+        assert (both["A"].error, both["B"].error) == (None, None)
+        missed = both["B"].result["unknown"] == ["01.jpg"]
+        unknown += missed
+        expected = {"00.jpg", "02.jpg", "03.jpg", "04.jpg"} | ({"99.jpg"} if missed else set())
+        assert set(here.life.live()) == expected, f"in order {order}"
+        here.life.index()
+        assert set(here.life.live()) == expected, f"after order {order} and another run"
+    assert 0 < unknown < len(some(ORDERS, 4)), "both happen"
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_i4_i6_i8_operations_in_every_order(here: InMemory, pair: str) -> None:
     operations = PAIRS[pair]

@@ -61,7 +61,12 @@ class CollectionLife(RuleBasedStateMachine):
         self.history[self.here.life.catalog.versions()[-1]] = (dict(self.live), dict(self.copies), deleted)
 
     def _by_content(self, key: str, content: str) -> bool:
-        return any(content == of and key not in kept for of, kept in self.deleted.values())
+        kept = self._kept(content)
+        return kept is not None and key not in kept
+
+    def _kept(self, content: str) -> set[str] | None:
+        """The keys under which a content stays, by its last deletion; None when it is not deleted."""
+        return next((kept for of, kept in reversed(self.deleted.values()) if of == content), None)
 
     def _hold(self, images: dict[str, str]) -> None:
         """The head comes to hold these images, as far as they are not deleted."""
@@ -114,11 +119,11 @@ class CollectionLife(RuleBasedStateMachine):
     @rule(key=keys)
     def restore(self, key: str) -> None:
         self.here.life.restore(key)
-        contents = {self.deleted.pop(key)[0]} if key in self.deleted else set()
+        contents = {self.deleted[key][0]} if key in self.deleted else set()
         contents |= {self.copies.pop(key)} if key in self.copies else set()
-        for of, kept in self.deleted.values():
-            if of in contents:
-                kept.add(key)
+        stay = {content: {*(self._kept(content) or ()), key} for content in contents}
+        self.deleted.pop(key, None)
+        self.deleted = {name: (of, set(stay.get(of, kept))) for name, (of, kept) in self.deleted.items()}
         still = {of for of, _ in self.deleted.values()}
         self.copies = {key: content for key, content in self.copies.items() if content in still}
         self._remember()

@@ -135,7 +135,7 @@ def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
         ("a.parquet/cat.jpg#4", "s3://b/a.parquet#row=4", True),
         ("a.parquet/cat.jpg#4#0", "s3://b/a.parquet#row=4&item=0", True),
         ("a.parquet/cat.jpg", "s3://b/a.parquet#row=4", False),
-        ("a.parquet/cat.jpg#0", "s3://b/a.parquet#row=4&item=0", False),
+        ("a.parquet/cat.jpg#0", "s3://b/a.parquet#row=4&item=0", True),
         ("a.parquet/000000004", "s3://b/a.parquet#row=5", False),
         ("photos/000000004", "s3://b/photos/000000004", False),
         ("photos/cat#4", "s3://b/photos/cat#4", False),

@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.publish import manifests
 from pipeline.sources import SourceSpec
@@ -61,6 +63,9 @@ def deleted_rows(deletions: pa.Table, images: pa.Table, entry: str = "") -> list
     [
         ("p.parquet/000000012", "/src/p.parquet#row=12", True),
         ("p.parquet/name#12", "/src/p.parquet#row=12", True),
+        ("p.parquet/name#12", "/src/p.parquet#row=3", False),
+        ("p.parquet/000000012#1", "/src/p.parquet#row=12&item=1", True),
+        ("p.parquet/name#1", "/src/p.parquet#row=12&item=1", True),
         ("p.parquet/000000012", "/src/p.parquet#row=13", False),
         ("p.parquet/photo.jpg", "/src/p.parquet#row=12", False),
         ("a.tar/000000012", "/src/a.tar#000000012", False),
@@ -95,7 +100,7 @@ def test_a_row_number_is_deleted_by_content_only() -> None:
 def test_copies_that_were_live_stay_and_others_do_not() -> None:
     table = table_of([deletion("a", "s", kept=["b", "c"])])
     assert deleted_rows(table, files(a="s", b="s", c="s", d="s")) == [0, 3]
-    both = table_of([deletion("a", "s", kept=["b", "c"]), deletion("b", "s", kept=["c"])])
+    both = table_of([deletion("a", "s", kept=["b", "c"]), deletion("b", "s", kept=["c"], version=3)])
     assert deleted_rows(both, files(a="s", b="s", c="s", d="s")) == [0, 1, 3]
 
 
@@ -141,3 +146,34 @@ def test_restoring_a_copy_lets_it_stay_and_nothing_else() -> None:
     assert entries == {"b"}
     assert deleted_rows(rest, files(a="s", b="s", c="s")) == [0, 2]
     assert named(rest).equals(rest)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from("xyz"), min_size=1, max_size=6),
+    st.lists(st.one_of(st.integers(0, 5), st.permutations(range(9))), max_size=8),
+)
+def test_however_rows_move_as_many_of_each_content_are_live_as_were_left(contents: list[str], steps: list[Any]) -> None:
+    """Steps are row numbers to delete, and orders in which the rows come next, some of them twice or not at all."""
+    table, left, version = table_of([]), dict[str, int](), 1
+    live = list(range(len(contents)))
+    for step in steps:
+        version += 1
+        if isinstance(step, int) and step in live:
+            sha256 = contents[step]
+            kept = [numbered(row) for row in live if contents[row] == sha256 and row != step]
+            table = with_deletions(
+                table, [deletion(numbered(step), sha256, scope=BY_CONTENT, kept=kept, version=version)]
+            )
+            left[sha256] = len(kept)
+            live.remove(step)
+        elif not isinstance(step, int):
+            contents = [contents[place % len(contents)] for place in step[: 1 + step[0] % 8]]
+            dead = deleted_rows(table, rows(*contents), "p.parquet")
+            live = [row for row in range(len(contents)) if row not in dead]
+        counts = {sha256: sum(contents[row] == sha256 for row in live) for sha256 in "xyz"}
+        for sha256, count in counts.items():
+            there = contents.count(sha256)
+            assert count == min(there, left.get(sha256, there))
+        again = deleted_rows(table, rows(*contents), "p.parquet")
+        assert sorted(set(range(len(contents))) - set(again)) == live, "the same file is judged the same again"
