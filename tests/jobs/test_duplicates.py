@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
-from jobs.duplicates import MEMBERS, DuplicatesOptions, duplicates, lines
+from jobs.duplicates import MEMBERS, RECIPE_THRESHOLD, THRESHOLD, DuplicatesOptions, duplicates, lines
 from jobs.output import printable
 from jobs.progress import Reporter
+from jobs.recipe import RecipeOptions
 from tests.builders import encoded, images, picture, run, write_files
 from tests.pages import Page, checked
 
@@ -81,3 +82,22 @@ def test_the_command_takes_a_page_and_escapes_names_on_the_terminal(
     assert len(out.splitlines()) == 5, "a name with a line break takes one line"
     assert cli.run(["duplicates", str(root), "--threshold", "0.998", "--json"]) == 0
     assert "page" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_root_made_by_another_recipe_is_named(root: Path) -> None:
+    said = io.StringIO()
+    data = duplicates(DuplicatesOptions(root=str(root)), Reporter(said))
+    assert data["threshold"] == THRESHOLD
+    note = (
+        "this ROOT was not made by --recipe duplicates but by gem of squeezenet1_1 (random:0), longest:64: "
+        "copies of another size, mirrored or cropped may be missed"
+    )
+    assert data["recipe_note"] == note
+    assert f"note: {note}" in said.getvalue()
+
+
+def test_the_help_names_the_recipe_and_its_threshold(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["duplicates", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--recipe duplicates" in said
+    assert f"{RECIPE_THRESHOLD} if" in said
