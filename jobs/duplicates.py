@@ -27,7 +27,7 @@ from pipeline.stages.kinds import extract_spec
 
 RECIPE = "duplicates"
 """The named recipe for it: one size for all images, so that copies of another size are alike."""
-THRESHOLD, RECIPE_THRESHOLD = 0.95, 0.8
+THRESHOLD, RECIPE_THRESHOLD = 0.95, 0.85
 """Cosines from which images are linked; the second where that recipe made the ROOT."""
 TOLD = 10
 """Groups named on the terminal and in the JSON."""

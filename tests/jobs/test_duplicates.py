@@ -6,7 +6,9 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from jobs import cli
 from jobs.duplicates import MEMBERS, RECIPE_THRESHOLD, THRESHOLD, DuplicatesOptions, duplicates, lines
@@ -101,3 +103,27 @@ def test_the_help_names_the_recipe_and_its_threshold(capsys: pytest.CaptureFixtu
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--recipe duplicates" in said
     assert f"{RECIPE_THRESHOLD} if" in said
+
+
+def test_copies_of_another_size_are_linked_by_the_recipe_for_duplicates(real_data: Path, tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for path in sorted((real_data / "museum" / "BBDD").glob("*.jpg"))[:60]:
+        half = Image.open(path).convert("RGB")
+        half = half.resize((half.width // 2, half.height // 2))
+        files |= {path.name: path.read_bytes(), f"half-{path.name}": encoded(half, "JPEG", quality=90)}
+    weights = str(real_data / "weights" / "mobilenet_v2_imagenet_fp16.pth")
+    root = tmp_path / "root"
+    run(
+        write_files(tmp_path / "src", files),
+        root,
+        recipe=RecipeOptions(recipe="duplicates", weights=weights, dims=48),
+        files=120,
+    )
+    out = tmp_path / "groups.parquet"
+    data = duplicates(DuplicatesOptions(root=str(root), out=str(out)), Reporter(io.StringIO()))
+    assert (data["threshold"], data["recipe_note"]) == (RECIPE_THRESHOLD, "")
+    groups: dict[int, set[str]] = {}
+    for row in pq.read_table(out).to_pylist():
+        groups.setdefault(row["group"], set()).add(row["key"].removeprefix("half-"))
+    assert all(len(originals) == 1 for originals in groups.values()), "different paintings are not linked"
+    assert len(groups) >= 57
