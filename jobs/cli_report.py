@@ -32,7 +32,13 @@ def report(
 
 def duplicates(
     root: Root,
-    threshold: Annotated[float, typer.Option(help="Cosine from which two images are linked.")] = 0.95,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Cosine from which two images are linked. "
+            f"[default: {duplicates_job.THRESHOLD}; {duplicates_job.RECIPE_THRESHOLD} if --recipe duplicates made ROOT]"
+        ),
+    ] = None,
     neighbours: Annotated[int, typer.Option(min=1, help="Links that one image contributes at most.")] = 20,
     index: Index = "",
     out: Annotated[str, typer.Option(help="Parquet file to write: group, key, uri, similarity.")] = "",
@@ -40,7 +46,10 @@ def duplicates(
     shown: Annotated[int, typer.Option(min=1, help="Groups on the page, the largest first.")] = 50,
     as_json: Json = False,
 ) -> int:
-    """Group near-duplicate images: those linked by a similarity above a threshold."""
+    """Group near-duplicate images: those linked by a similarity above a threshold.
+
+    Index with `--recipe duplicates` for it: copies of another size, recompressed, mirrored or cropped are then alike.
+    """
     options = duplicates_job.DuplicatesOptions(
         root=root, threshold=threshold, neighbours=neighbours, index=index, out=out, page=page, shown=shown
     )

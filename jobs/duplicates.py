@@ -16,12 +16,19 @@ from jobs._main import run_module
 from jobs.output import printable
 from jobs.pictures import Picture, Pictures
 from jobs.progress import Reporter
+from jobs.recipe_file import read_recipe
 from pipeline.core import staging
 from pipeline.core.storage import split_location
 from pipeline.core.types import Ints
+from pipeline.publish.snapshot import Snapshot
 from pipeline.search.duplicates import CHUNK, Groups, groups
 from pipeline.search.engine import SearchIndex
+from pipeline.stages.kinds import extract_spec
 
+RECIPE = "duplicates"
+"""The named recipe for it: one size for all images, so that copies of another size are alike."""
+THRESHOLD, RECIPE_THRESHOLD = 0.95, 0.85
+"""Cosines from which images are linked; the second where that recipe made the ROOT."""
 TOLD = 10
 """Groups named on the terminal and in the JSON."""
 MEMBERS = 24
@@ -32,11 +39,11 @@ MEMBERS = 24
 class DuplicatesOptions:
     """Which ROOT, from which cosine on. out: a .parquet file, page: a .html file, local or s3://; "" writes none.
 
-    shown: groups on the page, the largest first.
+    shown: groups on the page, the largest first. threshold None: that of the recipe that made the ROOT.
     """
 
     root: str
-    threshold: float = 0.95
+    threshold: float | None = None
     neighbours: int = 20
     index: str = ""
     out: str = ""
@@ -53,12 +60,17 @@ class Group:
 
 
 def duplicates(options: DuplicatesOptions, reporter: Reporter) -> dict[str, Any]:
-    """Return {"snapshot", "threshold", "images", "groups", "members", "largest": [[key, ...]]}; write the files."""
+    """Return {"snapshot", "threshold", "images", "groups", "members", "largest": [[key, ...]], "recipe_note"}; write.
+
+    recipe_note: what is to be known of a ROOT that another recipe made, "" for none.
+    """
     with SearchIndex.open(options.root) as index:
+        note = recipe_note(index.snapshot)
+        if note:
+            reporter.say(f"note: {note}")
+        threshold = options.threshold if options.threshold is not None else THRESHOLD if note else RECIPE_THRESHOLD
         with reporter.phase("compare", -(-index.images // CHUNK), "chunks") as phase:
-            found = groups(
-                index, options.threshold, neighbours=options.neighbours, kind=options.index, told=phase.advance
-            )
+            found = groups(index, threshold, neighbours=options.neighbours, kind=options.index, told=phase.advance)
         table = _table(index, found)
         if options.out:
             _upload(table, options.out)
@@ -67,15 +79,29 @@ def duplicates(options: DuplicatesOptions, reporter: Reporter) -> dict[str, Any]
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         data: dict[str, Any] = {
             "snapshot": index.snapshot.version,
-            "threshold": options.threshold,
+            "threshold": threshold,
             "images": index.images,
             "groups": len(sizes),
             "members": len(keys),
             "largest": [keys[starts[number] : starts[number + 1]] for number in _largest(sizes, TOLD)],
+            "recipe_note": note,
         }
         if options.page:
             data["page"] = {"out": options.page, "bytes": _write_page(index, found, options, reporter, data)}
         return data
+
+
+def recipe_note(snapshot: Snapshot) -> str:
+    """Return which other recipe made a snapshot and what that means for duplicates; "" where it was `duplicates`."""
+    if snapshot.recipe_file == read_recipe(RECIPE).digest:
+        return ""
+    recipe = snapshot.recipe
+    resize = getattr(recipe.extractor, "resize", "")
+    return (
+        f"this ROOT was not made by --recipe {RECIPE} but by {extract_spec(recipe).label}"
+        + (f", {resize}" if resize else "")
+        + ": copies of another size, mirrored or cropped may be missed"
+    )
 
 
 def sizes_of(found: Groups) -> Ints:

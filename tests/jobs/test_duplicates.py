@@ -6,12 +6,15 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from jobs import cli
-from jobs.duplicates import MEMBERS, DuplicatesOptions, duplicates, lines
+from jobs.duplicates import MEMBERS, RECIPE_THRESHOLD, THRESHOLD, DuplicatesOptions, duplicates, lines
 from jobs.output import printable
 from jobs.progress import Reporter
+from jobs.recipe import RecipeOptions
 from tests.builders import encoded, images, picture, run, write_files
 from tests.pages import Page, checked
 
@@ -81,3 +84,46 @@ def test_the_command_takes_a_page_and_escapes_names_on_the_terminal(
     assert len(out.splitlines()) == 5, "a name with a line break takes one line"
     assert cli.run(["duplicates", str(root), "--threshold", "0.998", "--json"]) == 0
     assert "page" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_root_made_by_another_recipe_is_named(root: Path) -> None:
+    said = io.StringIO()
+    data = duplicates(DuplicatesOptions(root=str(root)), Reporter(said))
+    assert data["threshold"] == THRESHOLD
+    note = (
+        "this ROOT was not made by --recipe duplicates but by gem of squeezenet1_1 (random:0), longest:64: "
+        "copies of another size, mirrored or cropped may be missed"
+    )
+    assert data["recipe_note"] == note
+    assert f"note: {note}" in said.getvalue()
+
+
+def test_the_help_names_the_recipe_and_its_threshold(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["duplicates", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--recipe duplicates" in said
+    assert f"{RECIPE_THRESHOLD} if" in said
+
+
+def test_copies_of_another_size_are_linked_by_the_recipe_for_duplicates(real_data: Path, tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for path in sorted((real_data / "museum" / "BBDD").glob("*.jpg"))[:60]:
+        half = Image.open(path).convert("RGB")
+        half = half.resize((half.width // 2, half.height // 2))
+        files |= {path.name: path.read_bytes(), f"half-{path.name}": encoded(half, "JPEG", quality=90)}
+    weights = str(real_data / "weights" / "mobilenet_v2_imagenet_fp16.pth")
+    root = tmp_path / "root"
+    run(
+        write_files(tmp_path / "src", files),
+        root,
+        recipe=RecipeOptions(recipe="duplicates", weights=weights, dims=48),
+        files=120,
+    )
+    out = tmp_path / "groups.parquet"
+    data = duplicates(DuplicatesOptions(root=str(root), out=str(out)), Reporter(io.StringIO()))
+    assert (data["threshold"], data["recipe_note"]) == (RECIPE_THRESHOLD, "")
+    groups: dict[int, set[str]] = {}
+    for row in pq.read_table(out).to_pylist():
+        groups.setdefault(row["group"], set()).add(row["key"].removeprefix("half-"))
+    assert all(len(originals) == 1 for originals in groups.values()), "different paintings are not linked"
+    assert len(groups) >= 57
