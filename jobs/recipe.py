@@ -25,6 +25,7 @@ from pipeline.core.types import Artifact, as_json
 from pipeline.features.backbones import pixel_statistics
 from pipeline.publish.recipe import Recipe
 from pipeline.sources import CarryingSpec
+from pipeline.stages.kinds import check_binary
 from pipeline.whiten import Whitening, from_components
 
 SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "scales")
@@ -102,6 +103,7 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
         raise UserError(
             "recipe", f"encodes {recipe.extractor.kind} by mop, which wants its patches", "use another method"
         )
+    check_binary(recipe, head)
     return Built(recipe=recipe, blobs=blobs)
 
 

@@ -39,6 +39,11 @@ class Spec(ExtractSpec):
         return (self.side // self.cell - self.block + 1) ** 2 * self.block**2 * self.orientations
 
     @property
+    def nonnegative(self) -> bool:
+        """Always: values are shares of pixels or of gradients."""
+        return True
+
+    @property
     def label(self) -> str:
         """Sizes in a few words."""
         return f"HOG of {self.side}x{self.side} pixels, cells of {self.cell}"
