@@ -21,6 +21,8 @@ ROUND = 32
 """Dimensions that are padded have the code size of the next multiple of this."""
 MUCH = 5 / 8
 """Share of the best code size from which one is taken that needs no padding."""
+LITTLE = 1.3
+"""Share of the dimension that vectors are padded to at most, unless a code size is stated."""
 MOST, LEAST = 64, 8
 """Bounds of the code size, in bytes, that is chosen without a budget: about a quarter of the dimension."""
 
@@ -44,10 +46,15 @@ def chosen(dim: int, *, codes_per_byte: int, fits: Callable[[int], bool] | None)
     if fits is None:
         plain, rounded = (min(MOST, max(LEAST, d // 4)) * codes_per_byte for d in (dim, padded(dim, ROUND)))
         whole, best = _dividing(dim, possible, lambda m: m <= plain), max(m for m in possible if m <= plain)
-        return whole if whole >= MUCH * best else max(m for m in possible if m <= rounded)
+        return whole if whole >= MUCH * best else _padding(dim, possible, rounded)
     best = max(filter(fits, possible), default=0)
     whole = _dividing(dim, possible, fits)
     return (whole if whole >= MUCH * best else best) or None
+
+
+def _padding(dim: int, possible: Iterable[int], limit: int) -> int:
+    """Return the largest number of codes up to a limit for which little padding is enough."""
+    return max(m for m in possible if m <= limit and padded(dim, m) <= LITTLE * dim)
 
 
 def _dividing(dim: int, possible: Iterable[int], fits: Callable[[int], bool]) -> int:
