@@ -85,7 +85,9 @@ def index(
     batch: Annotated[int, typer.Option(min=0, help="Images of equal size per forward pass; 0: by their size.")] = 0,
     files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
     rows_per_index_shard: Annotated[int, typer.Option(min=1, help="Bound on an index shard.")] = 2_000_000,
-    index_memory: Annotated[float | None, typer.Option(help="GB that a loaded ivfpq index may take in all.")] = None,
+    index_memory: Annotated[
+        float | None, typer.Option(help="GB that a loaded index may take, all counted; not flat.")
+    ] = None,
     train_memory: Annotated[float, typer.Option(min=0.01, help="GB that the sample of a training may take.")] = 4.0,
     max_reject_rate: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Publish nothing (exit 4) past this rate.")

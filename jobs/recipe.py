@@ -23,6 +23,7 @@ from pipeline.core.names import public_url
 from pipeline.core.specs import Spec, explain, kinds, spec_class, spec_from_json
 from pipeline.publish.recipe import Recipe
 from pipeline.sources import CarryingSpec, SourceSpec
+from pipeline.stages.kinds import check_binary
 
 DEFAULT_INDEXES = ("flat", "ivfpq", "lsh")
 
@@ -93,7 +94,9 @@ def build_recipe(options: RecipeOptions, *, head: Recipe | None, source_kind: st
     if options.dtype is not None:
         body["dtype"] = options.dtype
     body["indexes"] = _indexes(options, base, head)
-    return Built(recipe=_checked(body), blobs=blobs, made_by=file.digest if file is not None else "")
+    recipe = _checked(body)
+    check_binary(recipe, head)
+    return Built(recipe=recipe, blobs=blobs, made_by=file.digest if file is not None else "")
 
 
 def stated_source_kind(options: RecipeOptions, head: Recipe | None) -> str | None:

@@ -103,6 +103,11 @@ class ExtractSpec(Spec):
         raise NotImplementedError
 
     @property
+    def nonnegative(self) -> bool:
+        """Whether no value of its vectors is ever below zero: their signs, before whitening, say nothing."""
+        return False
+
+    @property
     def label(self) -> str:
         """A few words for status lines: descriptor, backbone and where its weights came from."""
         raise NotImplementedError

@@ -47,6 +47,11 @@ class Spec(ImageSpec):
         return int(np.prod(self.bins)) * self.grid**2
 
     @property
+    def nonnegative(self) -> bool:
+        """Always: values are shares of pixels or of gradients."""
+        return True
+
+    @property
     def label(self) -> str:
         """Space, bins, grid."""
         cells = f", {self.grid}x{self.grid} cells" if self.grid > 1 else ""

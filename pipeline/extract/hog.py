@@ -46,6 +46,11 @@ class Spec(ImageSpec):
         return Resize(policy="exact", width=self.side, height=self.side)
 
     @property
+    def nonnegative(self) -> bool:
+        """Always: values are shares of pixels or of gradients."""
+        return True
+
+    @property
     def label(self) -> str:
         """Sizes in a few words."""
         return f"HOG of {self.side}x{self.side} pixels, cells of {self.cell}"

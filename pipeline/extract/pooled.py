@@ -27,6 +27,8 @@ from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normaliz
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
 from pipeline.features.regions import overlapping_rmac, regional
 
+RECTIFIED = ("alexnet", "vgg", "resnet", "densenet", "squeezenet", "mobilenet_v2")
+"""Backbones whose maps are never negative: a ReLU is their last layer."""
 Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
 
 
@@ -93,6 +95,12 @@ class Spec(ImageSpec):
     def reduced(self) -> bool:
         """By `decoding`."""
         return self.decoding == "reduced"
+
+    @property
+    def nonnegative(self) -> bool:
+        """Of powers (GeM), and of rectified maps, unless a projection or whitening of regions follows."""
+        rectified = self.backbone.startswith(RECTIFIED) and not self.local_whitening
+        return not (self.projection or self.regional) and (self.pooling == "gem" or rectified)
 
     @property
     def label(self) -> str:

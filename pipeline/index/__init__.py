@@ -49,6 +49,11 @@ class IndexSpec(Spec):
     gpu_training: ClassVar[bool] = False
     """True when training is quicker where there is a GPU; workers that train other kinds hold none."""
 
+    @property
+    def signs_alone(self) -> bool:
+        """Whether its codes are the signs of the vectors' own values, which must then be centred."""
+        return False
+
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Return a copy with every field set, from (n, d, memory budget); UserError when faiss cannot do it."""
         raise NotImplementedError

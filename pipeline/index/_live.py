@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.types import Floats, Ints
 from pipeline.index import _faiss
@@ -42,7 +43,7 @@ class Live:
         """The live share of all rows, never zero."""
         return max(1, self.count) / max(1, len(self.marks))
 
-    def first(self, scores: Floats, rows: Ints, k: int) -> tuple[Floats, Ints, Ints]:
+    def first(self, scores: npt.NDArray[Any], rows: Ints, k: int) -> tuple[npt.NDArray[Any], Ints, Ints]:
         """Return scores (q, k) and rows (q, k) of the first k live of ranked rows (q, n), and how many are live (q,).
 
         Row -1 where there are fewer.

@@ -19,6 +19,10 @@ GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
 ROUND = 32
 """Dimensions that are padded have the code size of the next multiple of this."""
+MUCH = 5 / 8
+"""Share of the best code size from which one is taken that needs no padding."""
+LITTLE = 1.3
+"""Share of the dimension that vectors are padded to at most, unless a code size is stated."""
 MOST, LEAST = 64, 8
 """Bounds of the code size, in bytes, that is chosen without a budget: about a quarter of the dimension."""
 
@@ -36,18 +40,21 @@ def sizes(dim: int, *, gpu: bool) -> list[int]:
 def chosen(dim: int, *, codes_per_byte: int, fits: Callable[[int], bool] | None) -> int | None:
     """Return the number of codes for a dimension: the largest that fits a budget, else by the dimension; None if none.
 
-    One that divides the dimension is taken unless it has less than half the size of the best.
+    One that divides the dimension is taken unless it is much smaller than the best.
     """
     possible = sizes(dim, gpu=codes_per_byte == 1)
     if fits is None:
         plain, rounded = (min(MOST, max(LEAST, d // 4)) * codes_per_byte for d in (dim, padded(dim, ROUND)))
-        whole = _dividing(dim, possible, lambda m: m <= plain)
-        return whole if 2 * whole >= min(plain, dim) else max(m for m in possible if m <= rounded)
-    best = max(filter(fits, possible), default=None)
-    if best is None:
-        return None
+        whole, best = _dividing(dim, possible, lambda m: m <= plain), max(m for m in possible if m <= plain)
+        return whole if whole >= MUCH * best else _padding(dim, possible, rounded)
+    best = max(filter(fits, possible), default=0)
     whole = _dividing(dim, possible, fits)
-    return whole if 2 * whole >= best else best
+    return (whole if whole >= MUCH * best else best) or None
+
+
+def _padding(dim: int, possible: Iterable[int], limit: int) -> int:
+    """Return the largest number of codes up to a limit for which little padding is enough."""
+    return max(m for m in possible if m <= limit and padded(dim, m) <= LITTLE * dim)
 
 
 def _dividing(dim: int, possible: Iterable[int], fits: Callable[[int], bool]) -> int:

@@ -52,6 +52,11 @@ class Spec(IndexSpec):
     ef_search: int = Field(default=128, ge=1)
     thresholds: bool = False
 
+    @property
+    def signs_alone(self) -> bool:
+        """Without a projection, and without thresholds."""
+        return self.code == "sign" and not self.thresholds
+
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Settle nbits and nlist; UserError for more bits than their source gives, or than a budget has room for."""
         bits = self.nbits or max(8, (2 * dim if self.code == "lsh" else dim) // 8 * 8)
@@ -204,7 +209,8 @@ class BinarySearcher:
             wanted, enough = max(wanted, int(width / live.share)), min(width // 2, live.count)
         if live.count < self.rows and ROWS_PER_STEP.get(self._spec.storage, 0) * wanted >= live.count:
             return self._all(codes, k, exclude)
-        distance, rows, met = live.first(*self._index.search(codes, min(wanted, self.rows)), k)
+        near, found = self._index.search(codes, min(wanted, self.rows))
+        distance, rows, met = live.first(near, found, k)
         short = np.flatnonzero(met < enough)
         if len(short):
             distance[short], rows[short] = self._all(codes[short], k, exclude)

@@ -134,8 +134,8 @@ class HnswSearcher:
         left, wide = np.arange(len(queries)), int(width / live.share)
         while len(left) and ROWS_PER_STEP * wide < live.count:
             parameters = faiss.SearchParametersHNSW(efSearch=wide)
-            walked = self._graph.search(queries[left], min(wide, self.rows), params=parameters)
-            scores[left], rows[left], met = live.first(*walked, k)
+            near, walked = self._graph.search(queries[left], min(wide, self.rows), params=parameters)
+            scores[left], rows[left], met = live.first(near, walked, k)
             left, wide = left[met < width // 2], WIDER * wide
         if len(left):
             scores[left], rows[left] = self._scan(queries[left], k, exclude)

@@ -34,6 +34,11 @@ class Spec(IndexSpec):
     thresholds: bool = True
     rotation: Literal["random", "itq", "sample"] = "random"
 
+    @property
+    def signs_alone(self) -> bool:
+        """Of coordinates that are sampled, without thresholds."""
+        return self.rotation == "sample" and not self.thresholds
+
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nbits from the dimension, within the memory budget; UserError when the budget has no room."""
         if self.rotation != "random" and (dim < 8 or (self.nbits or 0) > dim):

@@ -156,7 +156,8 @@ def clusters() -> tuple[Floats, Ints, Floats, Ints]:
     generator = np.random.default_rng(5)
     label = generator.integers(CLUSTERS, size=5000)
     x = generator.normal(size=(CLUSTERS, 24))[label] + 0.35 * generator.normal(size=(5000, 24))
-    x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    x = x.astype(np.float32)
     return x[:4000], label[:4000], x[4000:], label[4000:]
 
 

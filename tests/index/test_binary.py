@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats
+from pipeline.index import _binary
 from pipeline.index.binary import Spec
 from pipeline.index.ivfpq import Spec as IvfPqSpec
 from pipeline.index.kdtree import Spec as KdTreeSpec
@@ -103,3 +105,67 @@ def test_trees_that_are_not_whole_are_refused_before_they_are_followed(tmp_path:
     save_file({**tensors, "forest": forest}, path)
     with pytest.raises(IntegrityError, match="not whole"):
         resolved.load(path, rows=200, dim=16)
+
+
+def bits_that_split(codes: np.ndarray) -> float:
+    """Return the share of bits that 5 % to 95 % of codes (n, bytes) have."""
+    shares = np.unpackbits(codes, axis=1).mean(axis=0)
+    return float(((shares >= 0.05) & (shares <= 0.95)).mean())
+
+
+def positive(n: int, seed: int = 0) -> Floats:
+    """Unit vectors that are never negative and mostly alike, as GeM descriptors are; some coordinates mostly zero."""
+    generator = np.random.default_rng(seed)
+    x = 1 + 0.3 * np.abs(generator.normal(size=(n, 64)))
+    x[:, :16] *= generator.random((n, 16)) < 0.3
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), np.float32)
+
+
+def codes_in(spec: Spec | LshSpec, x: Floats, folder: Path) -> np.ndarray:
+    resolved, path = trained(spec, x, folder)
+    out = folder / f"filled{spec.suffix}"
+    resolved.fill(path, [(0, x)], out)
+    if isinstance(spec, Spec):
+        return _binary.codes_of(faiss.deserialize_index_binary(load_file(out)["index"]))
+    whole = faiss.read_index(str(out))
+    inner = faiss.downcast_index(whole.index)
+    codes = faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
+    return np.asarray(faiss.vector_to_array(codes.codes)).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec(thresholds=True),
+        Spec(thresholds=True, code="lsh"),
+        Spec(thresholds=True, storage="ivf"),
+        Spec(code="itq"),
+        LshSpec(),
+        LshSpec(rotation="sample"),
+        LshSpec(rotation="itq"),
+    ],
+)
+def test_bits_of_descriptors_that_are_never_negative_split_them(spec: Spec | LshSpec, tmp_path: Path) -> None:
+    assert bits_that_split(codes_in(spec, positive(2000), tmp_path)) > 0.95
+
+
+def test_thresholds_leave_bits_alone_that_split_already(tmp_path: Path) -> None:
+    """Learned hash codes are the signs of their vectors, also where most of a bit are negative, or stored as signs."""
+    generator = np.random.default_rng(0)
+    x = np.where(generator.random((500, 64)) < np.linspace(0.06, 0.94, 64), 1, -1) / 8
+    for vectors in (x.astype(np.float32), unit(500, 64)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        expected = np.packbits(vectors >= 0, axis=1, bitorder="little")
+        np.testing.assert_array_equal(codes_in(Spec(thresholds=True), vectors, folder), expected)
+
+
+@pytest.mark.parametrize("spec", [Spec(), LshSpec(rotation="sample", thresholds=False)])
+def test_one_code_for_all_is_refused(spec: Spec | LshSpec, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="are all alike; set thresholds"):
+        trained(spec, positive(200) + 0.01, tmp_path)
+
+
+def test_new_recipes_have_thresholds_and_old_ones_do_not() -> None:
+    assert Spec.initial == {"thresholds": True}
+    assert not Spec().thresholds

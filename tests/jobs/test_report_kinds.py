@@ -61,7 +61,7 @@ def test_vectors_without_images_have_placeholders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"dtype": "binary", "indexes": ("binary",)},
+        {"dtype": "binary", "whiten": "pca", "dims": 8, "indexes": ("binary",)},
         {"indexes": ("hnsw", "lsh")},
         {"whiten": "pca", "dims": 8, "indexes": ("flat", "ivfpq")},
     ],

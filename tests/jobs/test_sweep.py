@@ -10,6 +10,7 @@ import pytest
 
 from jobs import cli
 from jobs.recipe import RecipeOptions
+from pipeline.index.ivfpq import Spec
 from tests.builders import run
 from tests.evaluate.roots import clustered, published
 
@@ -61,7 +62,9 @@ def test_codes_that_a_budget_made_smaller_are_counted_as_they_are(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[source]\nkind = "npy"\n[extractor]\nkind = "precomputed"\ndim = 16\n[indexes.ivfpq]\n')
     options = RecipeOptions(recipe=str(recipe))
-    run(tmp_path / "src", tmp_path / "root", recipe=options, memory_bytes=600 * 10)
+    # Two bytes of code and eight of the id; beside them centroids, codebooks and lists: 17 kB and 15 times 128 bytes.
+    budget = Spec(m=2).resolve(rows=600, dim=16).loaded_bytes(600, 16)
+    run(tmp_path / "src", tmp_path / "root", recipe=options, memory_bytes=budget)
     assert cli.run(["sweep", str(tmp_path / "root"), *QUICKLY, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {point["bytes"] for point in told["points"]} == {10}, "two bytes of code, eight of the id"

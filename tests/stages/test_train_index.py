@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from pipeline.core.errors import UserError
 from pipeline.core.types import Artifact, DescriptorFile
 from pipeline.index.ivfpq import Spec
 from pipeline.publish import manifests
 from pipeline.stages.sample import SPREAD
-from pipeline.stages.train_index import COPIES, train_item
+from pipeline.stages.train_index import COPIES, finite, train_item
 
 
 def files(count: int, rows: int, dim: int) -> list[DescriptorFile]:
@@ -33,3 +35,12 @@ def test_the_sample_stays_within_its_budget_whatever_the_collection(dim: int) ->
 def test_a_small_collection_is_its_own_sample() -> None:
     item = train_item(Spec(), manifests.descriptor_table(files(3, 100, 64)), memory_bytes=None)
     assert (item.rows, len(item.files)) == (300, 3)
+
+
+def test_rows_of_a_sample_that_are_not_finite_are_left_out_and_refused_where_there_are_no_others() -> None:
+    sample = np.eye(4, dtype=np.float32)
+    sample[1, 2], sample[3, 0] = np.nan, np.inf
+    np.testing.assert_array_equal(finite(sample), sample[[0, 2]])
+    assert finite(sample[:0]).shape == (0, 4)
+    with pytest.raises(UserError, match="not finite"):
+        finite(sample[[1, 3]])
