@@ -6,7 +6,7 @@ import hashlib
 from functools import cached_property
 from typing import Any
 
-from pipeline.core.errors import NotFoundError, ShardError, UserError
+from pipeline.core.errors import NotFoundError, ReadError, ShardError, UserError
 from pipeline.core.storage import Store
 from pipeline.sources import MAX_IMAGE_BYTES
 
@@ -31,6 +31,8 @@ class Originals:
     def read(self, key: str, uri: str, sha256: str = "") -> bytes:
         """Return the bytes of an image by its key and URI; UserError when it is no longer there, or not what it was.
 
+        ReadError when it cannot be read now, which says nothing of whether it is there.
+
         sha256: of the bytes that were indexed, where that is known.
         """
         try:
@@ -38,6 +40,8 @@ class Originals:
             data: bytes | None = self._file(key, uri) if self._spec.packs else self._source.pick(key, uri)
         except (NotFoundError, ShardError):
             data = None
+        except ReadError as error:
+            raise ReadError(f"{uri}: cannot be read now ({error})") from None
         if data is None:
             raise UserError(uri, "is no longer there", "index the source anew")
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
