@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
 from jobs.fits import drifted_indexes
 from jobs.gates import Gates, replaced, selection
+from jobs.index_options import IndexOptions, IndexReport, Retrain
 from jobs.index_run import IndexRun, RunOptions, lists_for
 from jobs.progress import Reporter
-from jobs.reasons import Reason
-from jobs.recipe import Built, RecipeOptions, adopt, build_recipe, fit_again, stated_source_kind
+from jobs.recipe import Built, adopt, build_recipe, fit_again, stated_source_kind
 from jobs.recipe_changes import Change, changes, extracted_again
 from jobs.recipe_changes import lines as change_lines
 from jobs.recipe_checks import Checked, check_recipe
-from jobs.runners import RunnerOptions, open_runner
+from jobs.runners import open_runner
 from jobs.source_notes import source_notes
 from jobs.source_plan import Published, Sighted, plan_source
 from jobs.units import skipped_words
@@ -31,93 +31,14 @@ from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, parse_location, public_url, same_place
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.leases import Lease, LeaseTimes, hold
+from pipeline.publish.leases import Lease, hold
 from pipeline.publish.lists import Lists
-from pipeline.publish.plan import Packing, Plan
+from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
-from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.kinds import source_spec
-from pipeline.stages.train_index import TRAIN_BYTES
-from pipeline.stages.unread import MAX_READ_ERRORS
-
-Retrain = Literal["auto", "never", "always"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexOptions:
-    """A run, as a value. rows_per_index_shard bounds index shards; memory_bytes is the budget of a loaded index,
-    train_bytes that of training one.
-
-    retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
-    refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
-    retry_rejected: try rejected images again whose reason contains this, "" for all.
-    trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
-    """
-
-    source: str
-    root: str
-    recipe: RecipeOptions = field(default_factory=RecipeOptions)
-    runner: RunnerOptions = field(default_factory=RunnerOptions)
-    extract: ExtractOptions = field(default_factory=ExtractOptions)
-    packing: Packing = field(default_factory=Packing)
-    rows_per_index_shard: int = 2_000_000
-    memory_bytes: int | None = None
-    train_bytes: int = TRAIN_BYTES
-    max_reject_rate: float | None = None
-    max_removal_rate: float = 0.2
-    max_read_errors: int = MAX_READ_ERRORS
-    allow_empty: bool = False
-    retry_rejected: str | None = None
-    retrain: Retrain = "auto"
-    refit: bool = False
-    replace_source: bool = False
-    dry_run: bool = False
-    trial_seconds: float = 10.0
-    lease: LeaseTimes = field(default_factory=LeaseTimes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexReport:
-    """What became of a run; `published` is False when nothing was new, on a dry run, and past a gate.
-
-    past_gate: why a gate held publication back. reject_reasons: of the images that this run extracted. unread: why
-    entries could not be read; unreadable: files and folders that could not be listed. The next run tries these again.
-    skipped: files of the source that do not match, and pictures of formats that are not read in the containers that
-    this run read; skipped_by: the same by suffix.
-
-    drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
-    warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
-    extracted_again: images of the head that are described again for it.
-    """
-
-    snapshot: int | None
-    published: bool
-    recipe: Recipe
-    plan: Plan
-    images: dict[str, int]
-    seconds: dict[str, float]
-    skipped: int = 0
-    skipped_by: dict[str, int] = field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
-    extracted_again: int = 0
-    warnings: tuple[str, ...] = ()
-    set_aside: dict[str, str] = field(default_factory=dict)
-    past_gate: str = ""
-    reject_reasons: tuple[Reason, ...] = ()
-    unread: tuple[Reason, ...] = ()
-    unreadable: tuple[str, ...] = ()
-    drifted: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    retrained: tuple[str, ...] = ()
-    stats: dict[str, float] = field(default_factory=dict)
-    estimate: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 4 when something could not be read, shards were set aside, or a gate held publication back."""
-        return 4 if self.set_aside or self.past_gate or self.unread or self.unreadable else 0
 
 
 def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
@@ -316,6 +237,9 @@ def _store_blobs(catalog: Catalog, built: Built) -> None:
     for uri, data in built.blobs.items():
         stored = catalog.put_artifact(data, uri.rsplit("/", 1)[-1])
         assert stored.uri == uri, "artifacts are named by their digest"
+
+
+__all__ = ["IndexOptions", "IndexReport", "Retrain", "run_index"]
 
 
 if __name__ == "__main__":

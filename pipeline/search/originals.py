@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from pipeline.core.errors import NotFoundError, ShardError, UserError
+from pipeline.core.errors import NotFoundError, ReadError, ShardError, UserError
 from pipeline.core.storage import Store
 from pipeline.core.types import Span
 from pipeline.sources import MAX_IMAGE_BYTES
@@ -39,6 +39,7 @@ class Originals:
 
         sha256: of the bytes that were indexed, where that is known. span: where they lay in their container: with both
         nothing else is read. Where other bytes lie there now, the container has changed, and is searched by name.
+        ReadError when it cannot be read now, which says nothing of whether it is there.
         """
         digest = sha256
         if not digest and self._row is not None and not self._spec.packs:
@@ -63,6 +64,8 @@ class Originals:
             data: bytes | None = self._file(key, uri) if self._spec.packs else self._source.pick(key, uri)
         except (NotFoundError, ShardError):
             data = None
+        except ReadError as error:
+            raise ReadError(f"{uri}: cannot be read now ({error})") from None
         if data is None:
             raise UserError(uri, "is no longer there", "index the source anew")
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:

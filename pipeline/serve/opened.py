@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from pipeline.core.errors import StoreError, TransientError, UserError
+from pipeline.core.errors import ReadError, StoreError, TransientError, UserError
 from pipeline.publish.catalog import Catalog
 from pipeline.search.engine import Hit, SearchIndex
 from pipeline.search.locate import Locator
@@ -62,7 +62,7 @@ class Opened:
             return self.originals.read(image.key, image.uri, image.sha256, image.span)
         except UserError as error:
             raise UnknownImageError(error.subject, error.reason, error.remedy) from None
-        except TransientError:
+        except (ReadError, TransientError):
             raise
         except StoreError as error:
             raise UnknownImageError(image.uri, f"cannot be read: {error}") from None

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from jobs.recipe import RecipeOptions
-from pipeline.core.errors import UserError
+from pipeline.core.errors import ReadError, UserError
 from pipeline.core.memory import MemoryStore, register
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.engine import SearchIndex
 from pipeline.search.originals import Originals
 from pipeline.sources import SourceSpec, filelist, folder, kapture, parquet, tar
 from tests.builders import QUICK, images, run, tar_bytes, write_files, write_parquet
+from tests.unwell import Unwell
 
 FILES = images(6)
 
@@ -151,3 +152,25 @@ def test_an_image_of_no_kind_of_container_is_not_there(tmp_path: Path) -> None:
 def test_files_of_kapture_keep_the_options_of_the_location() -> None:
     options = "?endpoint=http://minio:9000"
     assert kapture.Spec().files(f"s3://b/k{options}").url == "s3://b/k/sensors/records_data"
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "parquet"])
+def test_what_cannot_be_read_now_is_not_said_to_be_away(tmp_path: Path, kind: str) -> None:
+    files = dict(list(FILES.items())[:1])
+    (key, data), store = next(iter(files.items())), MemoryStore("unwell")
+    name = key
+    if kind == "tar":
+        name, data = "a.tar", tar_bytes(files)
+    elif kind == "parquet":
+        write_parquet(tmp_path / "a.parquet", files)
+        name, data = "a.parquet", (tmp_path / "a.parquet").read_bytes()
+    store.write(f"src/{name}", data)
+    register("unwell", Unwell(store, {f"src/{name}": (lambda path: OSError(5, "Input/output error", path), 0)}))
+    spec: SourceSpec = {"folder": folder.Spec, "tar": tar.Spec, "parquet": parquet.Spec}[kind]()
+    base = f"memory://unwell/src/{name}"
+    uri = {"folder": base, "tar": f"{base}#{key}", "parquet": f"{base}#row=0"}[kind]
+    try:
+        with pytest.raises(ReadError, match="cannot be read now"):
+            Originals(spec, "memory://unwell/src").read(key if kind == "folder" else f"{name}/{key}", uri)
+    finally:
+        register("unwell", None)

@@ -52,8 +52,8 @@ def test_signs_of_values_that_are_never_negative_are_refused(fields: dict[str, o
         with pytest.raises(UserError, match="every image would have the same code"):
             check_binary(recipe(extractor, **fields), None)
         check_binary(recipe(extractor, **fields, whiten=WhitenSpec()), None)
-    for extractor in SIGNED:
-        check_binary(recipe(extractor, **fields), None)
+    for signed in SIGNED:
+        check_binary(recipe(signed, **fields), None)
 
 
 def test_counts_of_words_are_never_negative_and_residuals_are() -> None:
