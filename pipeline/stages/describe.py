@@ -122,7 +122,7 @@ class Describer:
             for rows, parts in forwarded:
                 found.update(zip(rows, parts, strict=True))
         rejects = list(seen.rejects)
-        parts: dict[int, DescriptorBatch] = {}
+        usable: dict[int, DescriptorBatch] = {}
         for number, (image, size) in enumerate(seen.images):
             part = found[number]
             if part is None:
@@ -131,9 +131,9 @@ class Describer:
             elif not len(part.vectors):
                 rejects.append(Reject(key=image.key, uri=image.uri, reason="no local features were found", bytes=size))
             else:
-                parts[number] = part
-        live = sorted(parts)
-        batch = DescriptorBatch.joined([parts[row] for row in live], self._extractor.dim)
+                usable[number] = part
+        live = sorted(usable)
+        batch = DescriptorBatch.joined([usable[row] for row in live], self._extractor.dim)
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
         return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
