@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from PIL import Image as PillowImage
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.core.storage import Store
 from pipeline.core.types import DescriptorBatch, Floats
@@ -23,14 +23,19 @@ LEAST_SIDE = 4
 class Spec(ImageSpec):
     """space: rgb, hsv or lab. bins: per channel. grid: rows and columns of cells, their histograms one after another.
 
-    power: on the shares before L2; 0.5 compares histograms by Hellinger's distance.
+    power: on the shares before L2; 0.5 compares histograms by Hellinger's distance. binning: "hard" counts a pixel in
+    one bin, "linear" in the two nearest of each channel, by their distance from its value, so that a colour at the edge
+    of a bin does not move to another one with the last bit of a profile's or a codec's rounding.
     """
+
+    initial: ClassVar[dict[str, JsonValue]] = {**ImageSpec.initial, "binning": "linear"}
 
     space: Literal["rgb", "hsv", "lab"] = "hsv"
     bins: tuple[int, int, int] = (8, 4, 4)
     grid: int = Field(default=1, ge=1, le=16)
     power: float = Field(default=0.5, gt=0, le=1)
     resize: str = "longest:256"
+    binning: Literal["hard", "linear"] = "hard"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -80,14 +85,36 @@ class HistogramExtractor:
         spec = self.spec
         if spec.space != "rgb":
             pixels = np.asarray(_in_space(PillowImage.fromarray(pixels), spec.space))
-        # Bin of each value in 0..255, equal widths.
-        bins = np.array(spec.bins)
+        bands = np.array_split(pixels, spec.grid, axis=0)
+        cells = [cell.reshape(-1, 3) for band in bands for cell in np.array_split(band, spec.grid, axis=1)]
+        count = self._linear if spec.binning == "linear" else self._hard
+        counts = [count(cell) / max(1, len(cell)) for cell in cells]
+        return unit((np.concatenate(counts) ** spec.power).astype(np.float32))
+
+    def _hard(self, pixels: np.ndarray) -> np.ndarray:
+        """Return how many of some pixels (n, 3) fall into each bin; bins of equal widths over 0..255."""
+        bins = np.array(self.spec.bins)
         binned = pixels.astype(np.int64) * bins // 256
         joint = (binned[..., 0] * bins[1] + binned[..., 1]) * bins[2] + binned[..., 2]
-        bands = np.array_split(joint, spec.grid, axis=0)
-        cells = [cell for band in bands for cell in np.array_split(band, spec.grid, axis=1)]
-        counts = [np.bincount(cell.reshape(-1), minlength=int(bins.prod())) / max(1, cell.size) for cell in cells]
-        return unit((np.concatenate(counts) ** spec.power).astype(np.float32))
+        return np.bincount(joint, minlength=int(bins.prod()))
+
+    def _linear(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the same with each pixel shared among the nearest bins of each channel, eight in all."""
+        bins = np.array(self.spec.bins)
+        place = (pixels.astype(np.float64) + 0.5) * bins / 256 - 0.5
+        lower = np.floor(place).astype(np.int64)
+        shares = place - lower
+        total = np.zeros(int(bins.prod()))
+        for corner in np.ndindex(2, 2, 2):
+            near = lower + np.array(corner)
+            if self.spec.space == "hsv":
+                # The last hue is next to the first.
+                near[:, 0] %= bins[0]
+            near = np.clip(near, 0, bins - 1)
+            weight = np.where(np.array(corner), shares, 1 - shares).prod(axis=1)
+            joint = (near[:, 0] * bins[1] + near[:, 1]) * bins[2] + near[:, 2]
+            total += np.bincount(joint, weight, minlength=len(total))
+        return total
 
 
 def _in_space(image: PillowImage.Image, space: str) -> PillowImage.Image:

@@ -34,7 +34,7 @@ def direction(differences: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> Floats:
 def _above_noise(differences: npt.NDArray[Any], sizes: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return differences (..., d), zero where no longer than rounding makes those of values of `sizes` (...)."""
     lengths = np.linalg.norm(differences, axis=-1)
-    return np.where((lengths <= NOISE * sizes)[..., None], 0, differences)
+    return np.where(np.expand_dims(lengths <= NOISE * sizes, -1), 0, differences)
 
 
 def signed_power(vectors: Floats, power: float) -> Floats:
@@ -90,7 +90,7 @@ def asmk(x: Floats, centroids: Floats) -> Floats:
     linear selectivity, where the paper's raises the similarity of each word to a power.
     """
     sums = residuals(x, centroids)
-    seen = sums.any(axis=1)
+    seen = np.asarray(sums.any(axis=1))
     signs = np.where(sums >= 0, np.float32(1), np.float32(-1)) * seen[:, None]
     return unit(signs.reshape(-1))
 

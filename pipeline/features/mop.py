@@ -45,7 +45,9 @@ def vector(spec: Settings, tensors: dict[str, Floats], batch: DescriptorBatch) -
 
 def _level(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
     long = _vlad(spec, tensors, number, x)
-    return _reduced(long[None], tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"])[0]
+    return np.asarray(
+        _reduced(long[None], tensors[f"{number}.vlad_mean"], tensors[f"{number}.vlad_axes"])[0], np.float32
+    )
 
 
 def _vlad(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) -> Floats:
@@ -54,7 +56,7 @@ def _vlad(spec: Settings, tensors: dict[str, Floats], number: int, x: Floats) ->
 
 
 def _reduced(x: Floats, mean: Floats, axes: Floats) -> Floats:
-    return direction((x - mean) @ axes, np.linalg.norm(x, axis=1) + np.linalg.norm(mean))
+    return direction(np.matmul(x - mean, axes), np.linalg.norm(x, axis=1) + np.linalg.norm(mean))
 
 
 def dim(tensors: dict[str, Floats], local: int) -> int:
