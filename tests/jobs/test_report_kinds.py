@@ -75,6 +75,6 @@ def test_other_kinds_in_tar_shards_have_everything(tmp_path: Path, more: dict[st
     kinds = {row["index"] for row in told["recall"]}
     assert kinds == set(more["indexes"])  # type: ignore[call-overload]
     assert len(page.of("img")) >= 2 + 2 * report_samples.HITS
-    if more.get("whiten"):
+    if "ivfpq" in kinds:
         assert "PCA, 8 axes, eigenvalues to the power of 0.5" in page.words
         assert "Lists of ivfpq" in page.words
