@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.index_report import index_json, index_lines
@@ -217,3 +218,12 @@ def test_metadata_may_go_by_the_names_of_the_columns_of_offsets(tmp_path: Path) 
     assert row is not None
     assert (row.metadata, row.span) == ({"container_offset": 7}, None)
     assert original(tmp_path / "root", "a.tar/x.jpg") == jpeg(1)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_a_compressed_archive_is_read_from_a_distant_store(tmp_path: Path, counting: Counting, codec: str) -> None:
+    files = images(4)
+    counting.objects.write("a.tar", pa.compress(tar_bytes(files), codec, asbytes=True))
+    root = tmp_path / "root"
+    assert run("memory://counted/a.tar", root, recipe=PLAIN).images["indexed"] == 4
+    assert original(root, "a.tar/0003.jpg") == files["0003.jpg"]
