@@ -23,7 +23,7 @@ class LocalStore:
     """A folder. Creation is a temporary file, fsync, then a link or a rename: never partial, one winner."""
 
     def __init__(self, path: str) -> None:
-        self.root = local_path(path).absolute()
+        self.root = Path(local_path(path)).absolute()
         self.url = shown_path(str(self.root))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -43,14 +43,14 @@ def parse_location(location: str) -> Location:
     if "\0" in location:
         raise UserError(shown.replace("\0", "\\0"), "holds a NUL character", "correct the location")
     if not _URL.match(location):
-        return Location(scheme="file", path=location)
+        return Location(scheme="file", path=local_path(location))
     if _CHAIN.search(location):
         raise UserError(shown, "chained URLs are not opened", "name the object itself")
     parts = urlsplit(location)
     if parts.scheme not in SCHEMES:
         raise UserError(shown, f"scheme {parts.scheme!r} is not allowed", f"use a local path or {SCHEMES[1]}://")
     if parts.scheme == "file":
-        return Location(scheme="file", path=unquote(parts.path))
+        return Location(scheme="file", path=local_path(unquote(parts.path)))
     if "@" in parts.netloc:
         raise UserError(shown, "holds credentials", "name a profile (?profile=NAME) or set the AWS variables instead")
     if not parts.netloc:
@@ -78,7 +78,7 @@ def _options(query: str, shown: str) -> tuple[tuple[str, str], ...]:
 def public_url(location: str) -> str:
     """Return a location fit for messages: no user information, no query (presigned URLs carry secrets there)."""
     if "://" not in location:
-        return location
+        return shown_path(location)
     scheme, _, rest = location.partition("://")
     netloc, slash, path = rest.partition("/")
     return f"{scheme}://{netloc.rpartition('@')[2].partition('?')[0]}{slash}{path.partition('?')[0]}"
@@ -101,7 +101,7 @@ def same_place(one: str, other: str) -> bool:
 
     def place(location: str) -> tuple[str, str]:
         parsed = parse_location(location)
-        return parsed.scheme, os.path.realpath(local_path(parsed.path)) if parsed.scheme == "file" else parsed.path
+        return parsed.scheme, os.path.realpath(parsed.path) if parsed.scheme == "file" else parsed.path
 
     return place(one) == place(other)
 
@@ -154,11 +154,10 @@ def shown_path(path: str) -> str:
     return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def local_path(text: str) -> Path:
+def local_path(text: str) -> str:
     """Return the path that a text names: itself, or when only that exists, one of which `shown_path` makes the text."""
-    path = Path(text)
-    other = Path(unescaped(text))
-    return other if other != path and not os.path.lexists(path) and os.path.lexists(other) else path
+    other = unescaped(text)
+    return other if other != text and not os.path.lexists(text) and os.path.lexists(other) else text
 
 
 def checked_name(name: str) -> str:

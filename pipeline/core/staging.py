@@ -17,6 +17,7 @@ import uuid
 from pathlib import Path
 
 from pipeline.core.errors import UserError
+from pipeline.core.os_errors import using
 
 _GUARD = threading.Lock()
 _mine: tuple[int, Path, int] | None = None
@@ -24,8 +25,12 @@ _mine: tuple[int, Path, int] | None = None
 
 
 def folder(prefix: str = "stage-") -> tempfile.TemporaryDirectory[str]:
-    """Return an empty folder on local disk, removed when its block ends, or after the process that made it died."""
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=_own())
+    """Return an empty folder on local disk, removed when its block ends, or after the process that made it died.
+
+    PlaceError when there can be none.
+    """
+    with using(str(base())):
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=_own())
 
 
 def base() -> Path:

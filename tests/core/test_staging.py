@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import staging
-from pipeline.core.errors import UserError
+from pipeline.core.errors import PlaceError, UserError
 
 VICTIM = """
 import os, signal, sys
@@ -74,4 +74,10 @@ def test_a_base_that_is_a_link_is_refused(place: Path) -> None:
     (place / "elsewhere").mkdir()
     staging.base().symlink_to(place / "elsewhere")
     with pytest.raises((UserError, FileExistsError)):
+        staging.folder()
+
+
+def test_a_place_that_takes_no_folder_is_named(place: Path) -> None:
+    staging.base().write_bytes(b"")
+    with pytest.raises(PlaceError, match=f"^{staging.base()}: cannot be written"):
         staging.folder()

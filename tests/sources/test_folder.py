@@ -13,12 +13,16 @@ import pytest
 
 from jobs.recipe import RecipeOptions, build_recipe
 from pipeline.core.errors import UserError
+from pipeline.core.local import LocalStore
 from pipeline.core.specs import kinds, spec_class
 from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.publish.catalog import Catalog
+from pipeline.search.originals import Originals
 from pipeline.sources import SourceSpec, in_hidden_folder
 from pipeline.sources import filelist as filelists
 from pipeline.sources import folder as folders
-from tests.builders import jpeg, tar_bytes, write_files, write_parquet
+from pipeline.stages.kinds import source_spec
+from tests.builders import jpeg, run, tar_bytes, write_files, write_parquet
 from tests.fake_s3 import FakeS3, fake_s3
 
 JUNK = (
@@ -174,3 +178,17 @@ def test_a_source_that_vanishes_between_opening_and_listing_is_refused(tmp_path:
         shutil.rmtree(folder)
         with pytest.raises(UserError, match="cannot be listed"):
             list(source.listing())
+
+
+def test_a_folder_whose_own_name_is_not_utf8_is_indexed_and_known_again(tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    write_files(source, {"a.jpg": jpeg(1)})
+    write_files(source, {os.fsdecode(b"\xff.jpg"): jpeg(2)})
+    report = run(source, tmp_path / "root")
+    assert (report.published, report.images["indexed"]) == (True, 2)
+    head = Catalog(LocalStore(str(tmp_path / "root"))).require_head()
+    assert head.source == f"{tmp_path}/caf\\xe9"
+    for again in (str(source), head.source):
+        assert not run(again, tmp_path / "root").published
+    originals = Originals(source_spec(head.recipe), head.source)
+    assert originals.read("\\xff.jpg", "") == jpeg(2)
