@@ -138,3 +138,25 @@ def test_a_snapshot_that_is_not_there_is_a_user_s_mistake(published: tuple[Catal
         Catalog(LocalStore(str(tmp_path / "empty"))).require_head()
     with pytest.raises(NotFoundError):
         published[0].store.read("snapshots/00000007.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b'{"shard_id": 3}'])
+def test_a_malformed_completion_record_counts_as_none_and_is_made_again(tmp_path: Path, data: bytes) -> None:
+    source, root = write_files(tmp_path / "src", images(3)), tmp_path / "root"
+    first = run(source, root)
+    for snapshot in (root / "snapshots").iterdir():
+        snapshot.unlink()
+    (record,) = (path for path in (root / "descriptors").rglob("*.json"))
+    record.write_bytes(data)
+    again = run(source, root)
+    assert (again.exit_code, again.images["indexed"]) == (0, first.images["indexed"])
+    assert json.loads(record.read_text())["indexed"] == 3
+
+
+def test_a_malformed_format_is_refused_and_never_written_over(tmp_path: Path) -> None:
+    source, root = write_files(tmp_path / "src", images(2)), tmp_path / "root"
+    run(source, root)
+    (root / "format.json").write_text('{"format": 1, "more": true}')
+    with pytest.raises(IntegrityError, match=r"format\.json"):
+        run(source, root)
+    assert json.loads((root / "format.json").read_text())["more"] is True
