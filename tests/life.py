@@ -81,6 +81,7 @@ class Life:
 
     def index(self, **more: Any) -> IndexReport:
         options = IndexOptions(
+            allow_empty=True,
             source=self.source,
             root=self.root,
             recipe=RecipeOptions(recipe=self.recipe, source_kind=self.kind),

@@ -7,6 +7,7 @@ of the next number; who reads the name back and finds another writer has lost. N
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ from pipeline.core.storage import Store
 from pipeline.core.types import Artifact, Record
 from pipeline.publish.marks import expired
 from pipeline.publish.snapshot import FORMAT, Snapshot, parse_snapshot, snapshot_bytes
+
+log = logging.getLogger("sightline")
 
 M = TypeVar("M", bound=Record)
 
@@ -144,13 +147,20 @@ class Catalog:
     # Completion records -----------------------------------------------------------------------------------------
 
     def record(self, name: str, model: type[M]) -> M | None:
-        """Return a completion record, or None when the work has not been completed."""
+        """Return a completion record, or None when the work has not been completed.
+
+        A record that is malformed proves nothing: the work counts as not completed, and is done again.
+        """
         try:
             return model.model_validate_json(self.store.read(name))
         except NotFoundError:
             return None
         except ValidationError as error:
-            raise IntegrityError(name, f"is malformed ({explain(error)})") from None
+            if model is Format:
+                # It records no work, and may be that of a later release.
+                raise IntegrityError(name, f"is malformed ({explain(error)})") from None
+            log.warning("%s is malformed (%s): the work that it records is done again", name, explain(error))
+            return None
 
     def complete(self, name: str, value: M) -> M:
         """Record that work is complete, unless somebody already has; return the record that counts."""
@@ -158,6 +168,10 @@ class Catalog:
             self.store.put_if_absent(name, canonical(value.model_dump(mode="json")))
         except ExistsError:
             winner = self.record(name, type(value))
+            if winner is None:
+                # What is there is malformed: it is replaced, and of several who do so the last one counts.
+                self.store.write(name, canonical(value.model_dump(mode="json")))
+                winner = self.record(name, type(value))
             assert winner is not None, "completion records are never deleted while work goes on"
             return winner
         return value

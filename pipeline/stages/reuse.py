@@ -22,7 +22,7 @@ def with_metadata(stored: Described, items: Iterable[Image | Reject]) -> Describ
     for item in recorded(items):
         place = len(images)
         if isinstance(item, Image) and place < len(stored.images) and _is(item, stored.images[place]):
-            images.append(replace(stored.images[place], uri=item.uri, metadata=item.metadata))
+            images.append(replace(stored.images[place], uri=item.uri, metadata=item.metadata, span=item.span))
         elif item.key not in rejected:
             return None
     return replace(stored, images=images) if len(images) == len(stored.images) else None

@@ -189,3 +189,25 @@ def test_a_run_into_a_service_without_conditional_writes_ends_before_an_image_is
             run(tmp_path / "nowhere", fake.location("root"))
         fake.conditional = True
         Catalog(open_store(fake.location("other"))).require_exclusive()
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b'{"shard_id": 3}'])
+def test_a_malformed_completion_record_counts_as_none_and_is_made_again(tmp_path: Path, data: bytes) -> None:
+    source, root = write_files(tmp_path / "src", images(3)), tmp_path / "root"
+    first = run(source, root)
+    for snapshot in (root / "snapshots").iterdir():
+        snapshot.unlink()
+    (record,) = (path for path in (root / "descriptors").rglob("*.json"))
+    record.write_bytes(data)
+    again = run(source, root)
+    assert (again.exit_code, again.images["indexed"]) == (0, first.images["indexed"])
+    assert json.loads(record.read_text())["indexed"] == 3
+
+
+def test_a_malformed_format_is_refused_and_never_written_over(tmp_path: Path) -> None:
+    source, root = write_files(tmp_path / "src", images(2)), tmp_path / "root"
+    run(source, root)
+    (root / "format.json").write_text('{"format": 1, "more": true}')
+    with pytest.raises(IntegrityError, match=r"format\.json"):
+        run(source, root)
+    assert json.loads((root / "format.json").read_text())["more"] is True
