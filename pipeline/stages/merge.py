@@ -179,9 +179,9 @@ def _scan(change: Change, deletions: pa.Table) -> _Scan:
         scan.left.update(batch.filter(pc.and_(drop, pc.invert(retained)))["shard"].unique().to_pylist())
         fresh = batch.filter(done)
         scan.used.append(fresh["shard"].unique())
-        if not change.plan.packed:
-            scan.containers.update(zip(fresh["shard"].to_pylist(), fresh["path"].to_pylist(), strict=True))
         if deletions.num_rows:
+            if not change.plan.packed:
+                scan.containers.update(zip(fresh["shard"].to_pylist(), fresh["path"].to_pylist(), strict=True))
             before = pc.and_(pc.is_in(batch["path"], copied), pc.and_(stays, pc.invert(done)))
             scan.unchanged.update(batch.filter(before)["path"].to_pylist())
             scan.deleted += int(pc.sum(pc.is_in(rows["path"], entries)).as_py() or 0)
