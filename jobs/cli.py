@@ -30,7 +30,7 @@ MODULES = {
 """Which commands a module has, in the order of the help."""
 
 INTERRUPTED = 130
-OPTIONAL_VALUES = ("--retry-rejected",)
+OPTIONAL_VALUES = ("--retry-rejected", "--retry-rejects")
 """Options that may stand alone, for which typer has no word: then their value is empty. One follows a "=" only."""
 
 # typer carries its own click and shows these classes only as bases of what it exports.

@@ -14,7 +14,7 @@ from jobs.index_report import index_json, index_lines
 from jobs.progress import Reporter
 from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
-from pipeline.publish.plan import Packing
+from pipeline.publish.packing import Packing
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.unread import MAX_READ_ERRORS
 
@@ -105,7 +105,11 @@ def index(
     ] = False,
     retry_rejected: Annotated[
         str | None,
-        typer.Option(help="Try rejected images again: all, or with =REASON those whose reason contains it."),
+        typer.Option(
+            "--retry-rejected",
+            "--retry-rejects",
+            help="Try rejected images again: all, or with =REASON those whose reason contains it.",
+        ),
     ] = None,
     max_read_errors: Annotated[
         int, typer.Option(min=1, help="End the run after so many reads in a row that failed.")

@@ -10,7 +10,8 @@ from jobs.recipe import RecipeOptions
 from jobs.recipe_changes import Change
 from jobs.runners import RunnerOptions
 from pipeline.publish.leases import LeaseTimes
-from pipeline.publish.plan import Packing, Plan
+from pipeline.publish.packing import Packing
+from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.train_index import TRAIN_BYTES

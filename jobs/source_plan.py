@@ -13,7 +13,8 @@ from pipeline.core.names import public_url
 from pipeline.core.places import beneath, outside
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists, load_lists
-from pipeline.publish.plan import Packing, Plan, make_plan
+from pipeline.publish.packing import Packing
+from pipeline.publish.plan import Plan, make_plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot
 from pipeline.stages.kinds import source_spec

@@ -15,7 +15,7 @@ from PIL import Image
 from jobs.index import IndexOptions, IndexReport, run_index
 from jobs.progress import Reporter
 from jobs.recipe import RecipeOptions
-from pipeline.publish.plan import Packing
+from pipeline.publish.packing import Packing
 
 QUICK = RecipeOptions(
     backbone="squeezenet1_1", weights="random:0", resize="longest:64", indexes=("flat",), whiten="none"

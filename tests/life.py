@@ -30,7 +30,7 @@ from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.lists import load_lists
-from pipeline.publish.plan import Packing
+from pipeline.publish.packing import Packing
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.stages.deletions import rule_of
 from pipeline.stages.describe import ExtractOptions

@@ -191,7 +191,7 @@ class BinarySearcher:
     ) -> tuple[Floats, Ints]:
         """Search; where too few of the nearest that this looks at are live, compare with all live codes."""
         k = min(k, self.rows)
-        codes = _binary.encode(np.ascontiguousarray(queries), self._tensors, self._bits)
+        codes = _binary.encode(np.ascontiguousarray(queries, np.float32), self._tensors, self._bits)
         if self._spec.storage == "ivf":
             distance, rows = self._in_lists(codes, k, exclude)
         else:

@@ -70,5 +70,7 @@ class FlatSearcher:
         """Return exact inner products."""
         keep = self._selectors.of(exclude)
         parameters = faiss.SearchParameters(sel=keep[0]) if keep is not None else None
-        scores, rows = self._vectors.search(np.ascontiguousarray(queries), min(k, self.rows), params=parameters)
+        scores, rows = self._vectors.search(
+            np.ascontiguousarray(queries, np.float32), min(k, self.rows), params=parameters
+        )
         return _faiss.in_order(scores, np.where(rows < 0, -1, self._ids[rows]))

@@ -120,7 +120,7 @@ class HnswSearcher:
         A walk of ef candidates ends with about the ef nearest rows, live or not. A graph of the live rows alone would
         end with `width` live ones: half of that is enough.
         """
-        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, self.rows)
         width = max(effort or self._ef, 2 * k)
         if not len(exclude):
             parameters = faiss.SearchParametersHNSW(efSearch=width)

@@ -240,7 +240,7 @@ class IvfPqSearcher:
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search nprobe lists, and all of them where those hold fewer than k vectors; with exclusions see `probes`."""
-        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, self.rows)
         # Fast scan finds garbage when asked for more lists than there are.
         nprobe = min(effort or self._nprobe, int(self._ivf.nlist))
         if len(exclude):

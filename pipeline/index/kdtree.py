@@ -155,7 +155,7 @@ class KdTreeSearcher:
 
     def search(self, queries: Floats, k: int, *, exclude: Ints, effort: int | None = None) -> tuple[Floats, Ints]:
         """Search the forest, as many live leaves as without exclusions; where too few of the nearest are live, all."""
-        queries, k = np.ascontiguousarray(queries), min(k, self.rows)
+        queries, k = np.ascontiguousarray(queries, np.float32), min(k, self.rows)
         live = self._live.of(exclude)
         wanted = _faiss.overfetch(k, live=live.count, rows=self.rows)
         checks = max(int((effort or self._checks) / live.share), 4 * wanted)

@@ -167,7 +167,7 @@ class LshSearcher:
     ) -> tuple[Floats, Ints]:
         """Rank codes; IndexLSH knows no selector, so more are fetched and what is excluded is dropped."""
         buried = self._buried.of(exclude)
-        queries = np.ascontiguousarray(queries)
+        queries = np.ascontiguousarray(queries, np.float32)
 
         def fetch(which: Ints, count: int) -> tuple[Floats, Ints]:
             distance, rows = self._codes.search(queries[which], count)

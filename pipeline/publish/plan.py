@@ -7,7 +7,6 @@ what is packed already stays put.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,23 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
-from pipeline.core.types import Entry, Ints, Shard
+from pipeline.core.types import Entry, Shard
 from pipeline.publish.listing import BATCH, Listing, Spool, aligned
 from pipeline.publish.listing import SCHEMA as LISTING
+from pipeline.publish.packing import Packer, Packing, Packs, join_url
 
 Status = Literal["keep", "renew", "add", "drop"]
 STATUSES: tuple[Status, ...] = ("keep", "renew", "drop", "add")
 SCHEMA = LISTING.append(pa.field("status", pa.string()))
 _ENTRIES = pa.schema([LISTING.field(name) for name in ("path", "size", "etag")])
 RANK = pa.array(STATUSES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packing:
-    """How single images are packed into shards: at most `files` files and about `bytes` bytes each."""
-
-    files: int = 512
-    bytes: int = 512 << 20
 
 
 class Again(Protocol):
@@ -45,18 +37,6 @@ class Again(Protocol):
     def chosen(self, known: pa.Table) -> pa.Array:
         """Return for rows of a listing, some of them null, which are chosen, as booleans without nulls."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packs:
-    """New shards: their ids (n,), and the place after the last entry of each (n,), counted over all new entries."""
-
-    ids: pa.Array
-    ends: Ints
-
-    def names(self, start: int, end: int) -> pa.Array:
-        """Return the shard ids of the new entries start..end."""
-        return self.ids.take(pa.array(np.searchsorted(self.ends, np.arange(start, end), side="right")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +135,7 @@ def make_plan(
 
 def planned(pieces: Iterable[pa.Table], *, source: str, packing: Packing | None) -> Plan:
     """Return the plan of some rows, in order; the shards of "add" rows are decided here."""
-    spool, pack = Spool(SCHEMA), _Packer(source, packing)
+    spool, pack = Spool(SCHEMA), Packer(source, packing)
     counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
     to_read = 0
     for rows in pieces:
@@ -180,11 +160,6 @@ def planned(pieces: Iterable[pa.Table], *, source: str, packing: Packing | None)
         bytes_to_read=to_read,
         packing=packing,
     )
-
-
-def join_url(base: str, path: str) -> str:
-    """Return the location of a path beneath a folder; a base that is the file itself stays as it is."""
-    return base if base.rsplit("/", 1)[-1] == path else f"{base.rstrip('/')}/{path}"
 
 
 def _compare(new: pa.Table, old: pa.Table, unreadable: Sequence[str], again: Again | None) -> pa.Table:
@@ -255,40 +230,6 @@ def _entry_batch(paths: list[str], sizes: list[int], etags: list[str], last: str
         raise UserError(f"listing near {paths[0]}", "is not sorted, or names an entry twice", "report this")
     columns = [column, pa.array(sizes, pa.int64()), pa.array(etags, pa.string())]
     return pa.RecordBatch.from_arrays(columns, schema=_ENTRIES)
-
-
-class _Packer:
-    """Assigns shard ids to new entries in the order they come; ids depend on the entries packed together only."""
-
-    def __init__(self, source: str, packing: Packing | None) -> None:
-        self.source, self.packing = source, packing
-        self._ids: list[str] = []
-        self._counts: list[int] = []
-        self._files = self._bytes = 0
-        self._hash = hashlib.sha256()
-
-    def add(self, rows: pa.Table) -> None:
-        most, heaviest = (1, 0) if self.packing is None else (self.packing.files, self.packing.bytes)
-        columns = (rows[name].to_pylist() for name in ("path", "size", "etag", "shard"))
-        for path, size, etag, reason in zip(*columns, strict=True):
-            if self._files and (self._files >= most or self._bytes + size > heaviest):
-                self._close()
-            # What is extracted again goes into a shard that has no record yet.
-            mark = f"\0{reason}" if reason else ""
-            self._hash.update(f"{join_url(self.source, path)}\0{size}\0{etag}{mark}\n".encode())
-            self._files += 1
-            self._bytes += size
-
-    def finish(self) -> Packs:
-        self._close()
-        return Packs(ids=pa.array(self._ids, pa.string()), ends=np.cumsum(self._counts, dtype=np.int64))
-
-    def _close(self) -> None:
-        if self._files:
-            self._ids.append(self._hash.hexdigest()[:20])
-            self._counts.append(self._files)
-        self._files = self._bytes = 0
-        self._hash = hashlib.sha256()
 
 
 def entries_of(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[Entry, str]]:

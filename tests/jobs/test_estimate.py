@@ -14,7 +14,7 @@ from jobs.index import IndexOptions, run_index
 from jobs.progress import Reporter
 from pipeline.core.errors import UserError
 from pipeline.core.types import DescriptorFile, Shard
-from pipeline.publish.plan import Packing
+from pipeline.publish.packing import Packing
 from pipeline.stages.extract import ExtractWorker
 from tests.builders import QUICK, images, run, tar_bytes, write_files
 

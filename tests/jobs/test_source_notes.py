@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 
 from jobs.source_notes import LOOK, source_notes
 from pipeline.publish.lists import EMPTY
-from pipeline.publish.plan import Packing, Plan, make_plan
+from pipeline.publish.packing import Packing
+from pipeline.publish.plan import Plan, make_plan
 from pipeline.sources import folder, parquet
 from pipeline.sources.parquet import LARGE_GROUP, large_group
 from tests.builders import images, write_files, write_parquet

@@ -12,7 +12,8 @@ from pipeline.core.local import LocalStore
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
-from pipeline.publish.plan import Packing, entries_of, make_plan
+from pipeline.publish.packing import Packing
+from pipeline.publish.plan import entries_of, make_plan
 
 FIRST = Path(__file__).parents[1] / "golden" / "root-1"
 

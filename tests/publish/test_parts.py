@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pipeline.core.types import Entry
 from pipeline.publish.listing import NewListing
+from pipeline.publish.packing import Packing
 from pipeline.publish.parts import Part, with_parts
-from pipeline.publish.plan import Packing, make_plan
+from pipeline.publish.plan import make_plan
 
 
 def test_entries_that_were_read_go_to_the_part_and_the_others_stay_in_the_planned_shard() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.types import Entry
 from pipeline.publish.listing import SCHEMA, NewListing
-from pipeline.publish.plan import Packing, Plan, entries_of, make_plan
+from pipeline.publish.packing import Packing
+from pipeline.publish.plan import Plan, entries_of, make_plan
 
 TWO = Packing(files=2)
 
