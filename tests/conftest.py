@@ -13,6 +13,11 @@ from typing import Any
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 CEPH = Path(__file__).parents[1] / "infra" / "ceph-s3.sh"
 

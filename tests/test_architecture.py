@@ -35,7 +35,7 @@ FLOORS = {
 }
 FAMILIES = ("pipeline.sources", "pipeline.extract", "pipeline.index")
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 300, 50, 7
-TOP_LEVEL = {"pipeline", "jobs", "infra", "tests", "pyproject.toml", "README.md"} | {
+TOP_LEVEL = {"pipeline", "jobs", "infra", "tests", "docs", "pyproject.toml", "README.md"} | {
     "LICENSE",
     "CHANGELOG.md",
     "Makefile",
