@@ -87,7 +87,7 @@ def nothing_because(found: Extracted, rejected: Sequence[Reason]) -> str:
         parts.insert(0, f"could not be read: {in_words(found.unread.listed())}")
     elif found.set_aside:
         parts.insert(0, next(iter(found.set_aside.values())))
-    return "; ".join(parts)
+    return "; ".join(parts) or "it holds no images"
 
 
 def _failed(outcome: Outcome[Shard, DescriptorFile], found: Extracted, reporter: Reporter) -> None:

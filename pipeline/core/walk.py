@@ -25,7 +25,7 @@ _VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 @dataclass(kw_only=True)
 class Walk:
     """What a walk came upon beside files. unreadable: folders, as "path/", the top one as ""; files of them may have
-    been listed. special: number of pipes, sockets and devices.
+    been listed. special: number of pipes, sockets, devices, and links that lead nowhere.
     """
 
     unreadable: list[str] = field(default_factory=list)
@@ -61,10 +61,13 @@ class _Walker:
             try:
                 if entry.is_file():
                     yield local_entry(prefix + name, entry.stat())
-                elif self._noted is not None and Path(entry.path).exists():
-                    self._noted.special += 1
+                    continue
             except OSError as error:
                 self._unreadable(prefix, error)
+                if error.errno != errno.ELOOP:
+                    continue
+            if self._noted is not None and (entry.is_symlink() or Path(entry.path).exists()):
+                self._noted.special += 1
 
     def _children(self, folder: str, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
         """Return what lies in a folder, in byte order of the names that result; folders' names end in "/"."""

@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.core.errors import ShardError
+from pipeline.core.errors import ShardError, of_reading
 
 HEAD = 16
 """First bytes of a file that `codec_of` looks at."""
@@ -168,4 +168,6 @@ class _Arrow:
         try:
             return bytes(self._stream.read(size))
         except (pa.ArrowException, OSError) as error:
+            if of_reading(error):
+                raise
             raise ShardError(f"is no sound {self._codec} data ({' '.join(str(error).split())[:160]})") from None

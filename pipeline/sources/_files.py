@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
-from pipeline.core.names import escaped, public_url
+from pipeline.core.names import escaped, public_url, unescaped
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.storage import Store
+from pipeline.core.storage import Store, file_name
 from pipeline.core.types import MISSING, Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES
 
@@ -109,7 +109,12 @@ class NamedFiles:
         """Return what more is to be said of a line that names no file: whether its beginning does."""
         parts = [part.strip().strip("\"'") for part in before_label(line)]
         path = next((part for part in parts if part and self._is_file(part)), "")
-        return f"; the line seems to hold a label after the path {path!r}" if path else ""
+        if path:
+            return f"; the line seems to hold a label after the path {path!r}"
+        slashed = file_name(self._store, unescaped(line).replace("\\", "/"))
+        if "\\" in line and self._is_file(slashed):
+            return '; there is one of that name with "/" in place of each backslash'
+        return ""
 
     def _is_file(self, name: str) -> bool:
         try:

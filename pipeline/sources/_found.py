@@ -20,7 +20,7 @@ class Found:
 
     @property
     def skipped(self) -> int:
-        """Files that were passed over, and pipes, sockets and devices."""
+        """Files that were passed over, pipes, sockets and devices, and links that lead nowhere."""
         return self._passed.counts.total() + self._walk.special
 
     @property

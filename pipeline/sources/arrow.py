@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.core.errors import NotFoundError, ShardError
+from pipeline.core.errors import NotFoundError, ShardError, of_reading
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
@@ -97,8 +97,9 @@ class _File:
         self._stream = file.read(len(MAGIC)) != MAGIC
         if self._stream:
             # A stream that breaks off between two batches looks complete to Arrow.
-            file.seek(-len(END), io.SEEK_END)
-            if file.read() != END:
+            whole = file.seek(0, io.SEEK_END) >= len(END)
+            file.seek(-len(END) if whole else 0, io.SEEK_END)
+            if not whole or file.read() != END:
                 raise ShardError("truncated: the stream has no end")
         self.schema: pa.Schema = self._reader(None).schema
 
@@ -129,5 +130,8 @@ def _all_names(file: _File, columns: Columns) -> Iterator[str]:
         number += batch.num_rows
 
 
-def _unsound(error: Exception) -> ShardError:
+def _unsound(error: Exception) -> Exception:
+    """Return the error for one of the library's: itself where it says nothing of the file's bytes."""
+    if of_reading(error):
+        return error
     return ShardError(f"is no sound Arrow file ({' '.join(str(error).split())[:160]})")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import NotFoundError, ShardError, StoreError
+from pipeline.core.errors import NotFoundError, ShardError, StoreError, of_reading
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
@@ -161,5 +161,8 @@ def _all_names(file: pq.ParquetFile, columns: Columns) -> Iterator[str]:
         number += batch.num_rows
 
 
-def _unsound(error: Exception) -> ShardError:
+def _unsound(error: Exception) -> Exception:
+    """Return the error for one of the library's: itself where it says nothing of the file's bytes."""
+    if of_reading(error):
+        return error
     return ShardError(f"is no sound Parquet file ({' '.join(str(error).split())[:160]})")

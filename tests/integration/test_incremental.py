@@ -235,6 +235,9 @@ def test_a_source_without_a_single_usable_image_publishes_nothing(tmp_path: Path
     source = write_files(tmp_path / "src", {"a.jpg": b"x"})
     with pytest.raises(SightlineError, match="nothing could be indexed"):
         run(source, tmp_path / "root")
+    empty = write_files(tmp_path / "empty", {"a.tar": tar_bytes({"a.json": b"{}"})})
+    with pytest.raises(SightlineError, match=r"nothing could be indexed \(it holds no images\)"):
+        run(empty, tmp_path / "other")
 
 
 def test_everything_may_go_and_come(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ ERRORS: dict[str, Make] = {
     "TransientError": lambda name: TransientError(f"{name}: timed out"),
     "MemoryError": lambda _: MemoryError(),
 }  # fmt: skip
-KINDS = ("folder", "filelist", "tar", "parquet")
+KINDS = ("folder", "filelist", "tar", "parquet", "arrow", "tar.gz", "tar.zst")
 PACKED = ("folder", "filelist")
 
 
@@ -48,6 +48,22 @@ def parquet_bytes(files: dict[str, bytes]) -> bytes:
     rows = [{"bytes": data, "path": name} for name, data in files.items()]
     pq.write_table(pa.table({"image": pa.array(rows, kind)}), out, row_group_size=1)
     return out.getvalue()
+
+
+def container(files: dict[str, bytes], kind: str) -> bytes:
+    if kind == "parquet":
+        return parquet_bytes(files)
+    if kind == "arrow":
+        out = io.BytesIO()
+        table = pa.table({"image": [{"bytes": data, "path": name} for name, data in files.items()]})
+        with pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+        return out.getvalue()
+    codec = {"tar.gz": "gzip", "tar.zst": "zstd"}.get(kind)
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, codec) if codec else out as file:
+        file.write(tar_bytes(files))
+    return bytes(out.getvalue().to_pybytes())
 
 
 def put(store: MemoryStore, kind: str, seed: int = 0) -> None:
@@ -62,7 +78,7 @@ def put(store: MemoryStore, kind: str, seed: int = 0) -> None:
     names = list(files)
     for place in range(0, COUNT, 2):
         part = {name: files[name] for name in names[place : place + 2]}
-        store.write(f"src/{place}.{kind}", tar_bytes(part) if kind == "tar" else parquet_bytes(part))
+        store.write(f"src/{place}.{kind}", container(part, kind))
 
 
 def failing(store: MemoryStore, kind: str, place: str, make: Make) -> dict[str, tuple[Make, int]]:

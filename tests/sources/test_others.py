@@ -107,6 +107,17 @@ def test_a_label_after_a_path_is_recognised(tmp_path: Path, line: str) -> None:
     assert isinstance(found["with 3 words.jpg"], Image)
 
 
+@pytest.mark.parametrize("line", ["sub\\0000.jpg", ".\\sub\\0000.jpg", "sub\\xe9.jpg", "caf\\café.jpg"])
+def test_backslashes_of_windows_paths_are_recognised(tmp_path: Path, line: str) -> None:
+    files = {"sub/0000.jpg": jpeg(0), "sub/xe9.jpg": jpeg(1), "caf/café.jpg": jpeg(2)}
+    write_files(tmp_path, {**files, "as\\is.jpg": jpeg(3)})
+    (tmp_path / "l.txt").write_text(f"{line}\r\nnowhere\\4.jpg\r\nas\\is.jpg\r\n", newline="")
+    reasons = {item.key: item.reason for item in read(filelist.Spec(), tmp_path / "l.txt") if isinstance(item, Reject)}
+    nowhere = reasons.pop("nowhere\\4.jpg")
+    assert nowhere == "no such file"
+    assert list(reasons.values()) == ['no such file; there is one of that name with "/" in place of each backslash']
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, ends: str) -> None:
     write_files(tmp_path, FILES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import tracemalloc
 from codecs import BOM_UTF8
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,18 @@ import pytest
 
 from jobs.recipe import RecipeOptions
 from pipeline.core.errors import ShardError, UserError
+from pipeline.core.local import LocalStore
 from pipeline.core.types import Image, Shard
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.originals import Originals
 from pipeline.sources import SourceSpec
+from pipeline.sources._containers import Containers
+from pipeline.sources.arrow import ArrowSource
 from pipeline.sources.arrow import Spec as ArrowSpec
 from pipeline.sources.npy import BLOCK_BYTES
 from pipeline.sources.npy import Spec as NpySpec
+from pipeline.sources.parquet import ParquetSource
+from pipeline.sources.parquet import Spec as ParquetSpec
 from tests.builders import run
 
 
@@ -143,3 +150,29 @@ def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
 )
 def test_a_key_that_is_a_row_number_is_known_as_such(key: str, uri: str, numbered: bool) -> None:
     assert NpySpec().key_is_row(key, uri) == numbered
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", b"\xff\xff\xff\xff"])
+def test_an_arrow_file_shorter_than_its_end_is_truncated(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.arrow").write_bytes(data)
+    with pytest.raises(ShardError, match="truncated: the stream has no end"):
+        items(ArrowSpec(), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), pa.ArrowMemoryError("malloc failed")])
+def test_errors_of_reading_do_not_make_a_table_unsound(tmp_path: Path, kind: str, error: Exception) -> None:
+    class Failing(LocalStore):
+        def open(self, name: str) -> BinaryIO:
+            raise error
+
+    (tmp_path / f"x.{kind}").write_bytes(b"any")
+    containers = Containers(str(tmp_path), f".{kind}")
+    containers.store = Failing(str(tmp_path))
+    source = ArrowSource(ArrowSpec(), containers) if kind == "arrow" else ParquetSource(ParquetSpec(), containers)
+    entry = containers.store.stat(f"x.{kind}")
+    shard = Shard(id="x", uri="", bytes=entry.size, etag=entry.etag, entries=(entry,))
+    with pytest.raises(type(error)):
+        list(source.images(shard))
+    with pytest.raises(type(error)):
+        source.pick_from(entry, f"x.{kind}/000000000", f"/x.{kind}#row=0")
