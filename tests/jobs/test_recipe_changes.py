@@ -27,7 +27,7 @@ def test_what_is_absent_is_said_to_be_none() -> None:
         "recipe: source.match none -> *.png",
         "recipe: source.exclude none -> a/*",
     ]
-    assert list(map(str, changes(matched, recipe())))[0] == "recipe: source.match *.png -> none"
+    assert str(changes(matched, recipe())[0]) == "recipe: source.match *.png -> none"
 
 
 def test_settings_that_kinds_share_are_compared_when_the_kind_changes() -> None:
@@ -65,8 +65,8 @@ def side(number: int) -> bytes:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_numbers_that_are_not_finite_are_refused_in_options_and_in_files(tmp_path: Path, value: str) -> None:
+    options = RecipeOptions(whiten="pca", whiten_power=float(value), weights="random:0", backbone="squeezenet1_1")
     with pytest.raises(UserError, match=r"whiten\.power.*finite"):
-        options = RecipeOptions(whiten="pca", whiten_power=float(value), weights="random:0", backbone="squeezenet1_1")
         build_recipe(options, head=None, source_kind="folder")
     (tmp_path / "r.toml").write_text(f'[extractor]\nkind = "histogram"\n[whiten]\npower = {value}\n')
     with pytest.raises(UserError, match=r"whiten\.power.*finite"):
