@@ -133,6 +133,8 @@ def lines(data: dict[str, Any]) -> list[str]:
         )
     rows += _unknown(data.get("unknown"))
     if "mAP" in data:
+        if "classes" not in data and data["skipped"]:
+            rows.append(f"{data['skipped']} queries have no relevant images and do not count")
         precision, recall, ndcg = (
             ", ".join(f"{name}@{k} {value:.3f}" for k, value in data[f"{name}@k"].items())
             for name in ("P", "R", "nDCG")
@@ -154,10 +156,13 @@ def _unknown(unknown: dict[str, Any] | None) -> list[str]:
     """Return what ground truth names in vain."""
     if unknown is None or not (unknown["queries"] or unknown["images"]):
         return []
-    shown = ", ".join(map(printable, unknown.get("examples", ())))
-    parts = [f"{unknown['images']} of {unknown['of']} images of the ground truth are unknown and count as missed"]
-    parts[0] += f" ({shown})" if shown else ""
-    parts += [f"{unknown['queries']} queries have no image and do not count"] if unknown["queries"] else []
+    parts = []
+    if unknown["images"]:
+        shown = ", ".join(map(printable, unknown["examples"]))
+        of = f"{unknown['images']} of {unknown['of']} images of the ground truth"
+        parts.append(f"{of} are unknown and count as missed ({shown})")
+    if unknown["queries"]:
+        parts.append(f"{unknown['queries']} queries have no image and do not count")
     return ["; ".join(parts)]
 
 

@@ -17,6 +17,7 @@ NONE = "none"
 """What is written where a setting, or a whole part, is absent."""
 DIGITS = 12
 """Of a digest, as far as it is shown."""
+METADATA = "source.metadata"
 PARTS = ("source", "extractor", "encode", "whiten")
 
 
@@ -46,7 +47,8 @@ def changes(before: Recipe | None, after: Recipe) -> tuple[Change, ...]:
 
 def extracted_again(head: Snapshot | None, recipe: Recipe) -> int:
     """Return how many images of the head are extracted again because the recipe makes other descriptors."""
-    if head is None or head.recipe.descriptor_id == recipe.descriptor_id:
+    # Other metadata of the same descriptors is read beside the images; no image is described again for it.
+    if head is None or head.recipe.bare.descriptor_id == recipe.bare.descriptor_id:
         return 0
     return head.summary.images
 
@@ -57,13 +59,23 @@ def lines(changed: tuple[Change, ...], again: int) -> list[str]:
     if again:
         which = ", ".join(change.setting for change in changed if change.extracts) or "recipe"
         verb = "change" if "," in which else "changes"
-        said.append(f"{which} {verb} the descriptors: all {again} images are extracted again")
+        selected = ", as far as they are still selected" if any(map(_selects, changed)) else ""
+        said.append(f"{which} {verb} the descriptors: all {again} images are extracted again{selected}")
+    elif any(change.setting == METADATA for change in changed):
+        said.append(
+            f"{METADATA} changes no descriptor: the metadata of all images is read again, no image is extracted"
+        )
     return said
 
 
 def as_json(changed: tuple[Change, ...]) -> list[dict[str, Any]]:
     """Return the changes as plain values."""
     return [{"setting": c.setting, "before": c.before, "after": c.after} for c in changed]
+
+
+def _selects(change: Change) -> bool:
+    """Tell whether a setting decides which images of the source are indexed."""
+    return change.setting.startswith("source.") and change.setting != METADATA
 
 
 def _changes(before: Recipe, after: Recipe) -> Iterator[Change]:
@@ -87,8 +99,9 @@ def _part(name: str, before: Spec | None, after: Spec | None, *, extracts: bool 
         yield Change(setting=f"{name}.kind", before=before.kind, after=after.kind, extracts=extracts)
         stated = fingerprint_payload(after)
         for setting in stated:
-            value = _text(getattr(after, setting))
-            yield Change(setting=f"{name}.{setting}", before=NONE, after=value, extracts=extracts)
+            old = _value(before, setting) if setting in type(before).model_fields else NONE
+            if old != _value(after, setting):
+                yield Change(setting=f"{name}.{setting}", before=old, after=_value(after, setting), extracts=extracts)
         return
     for setting in type(after).model_fields:
         old, new = getattr(before, setting), getattr(after, setting)
@@ -127,7 +140,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Artifact):
         return value.sha256[:DIGITS]
     if isinstance(value, list | tuple):
-        return ",".join(_text(item) for item in value)
+        return ",".join(_text(item) for item in value) or NONE
     if isinstance(value, Mapping):
         return ",".join(f"{name}={_text(item)}" for name, item in value.items()) or NONE
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value) or NONE

@@ -192,7 +192,9 @@ def fit_pca(moments: Moments, *, power: float = 0.5, dims: int | None = None) ->
     supported = int((values > RANK_TOLERANCE * max(values[0], np.finfo(np.float64).tiny)).sum())
     supported = min(supported, n - 1)
     if supported == 0 or values[0] <= 0:
-        raise UserError("whitening", "cannot be fitted: all images of the sample have the same descriptor")
+        raise UserError(
+            "whitening", "cannot be fitted: all images of the sample have the same descriptor", "use --whiten none"
+        )
     keep = min(supported, dims or d)
     axes = vectors[:, :keep]
     signs = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(keep)])

@@ -25,7 +25,8 @@ NOT_IN_FINGERPRINT: dict[str, JsonValue] = {"fingerprint": False}
 class Spec(BaseModel):
     """Base of every plug-in's settings. Fields are output-changing; a default, once released, never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A fingerprint is taken over JSON, which has no NaN and no infinity.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     family: ClassVar[str] = ""
     initial: ClassVar[dict[str, JsonValue]] = {}
     """Settings that a new recipe starts with where they are not the defaults: a default never changes, and what an
@@ -120,5 +121,7 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"]) or "settings"
-        parts.append(f"{where}: {item['msg']}" + (f" (got {item['input']!r:.80})" if item["type"] != "missing" else ""))
+        # What is wrong of several settings together names them; all settings of the kind say nothing more.
+        got = f" (got {item['input']!r:.80})" if item["type"] != "missing" and item["loc"] else ""
+        parts.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
     return ", ".join(parts)

@@ -47,7 +47,9 @@ def parse_ground_truth(data: bytes, name: str) -> GroundTruth:
     if len(data) > MAX_BYTES:
         raise UserError(name, f"is larger than {MAX_BYTES >> 20} MiB", "is it a ground-truth file?")
     try:
-        body = json.loads(data)
+        body = json.loads(data, object_pairs_hook=_once)
+    except _TwiceError as twice:
+        raise UserError(name, f"has {twice.args[0]!r} twice", "name each query once, with all its images") from None
     except (ValueError, RecursionError):
         raise UserError(name, "is not JSON", "write {query key: [relevant keys]} or the revisited form") from None
     if not isinstance(body, dict) or not body:
@@ -58,6 +60,18 @@ def parse_ground_truth(data: bytes, name: str) -> GroundTruth:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise UserError(name, f"query {key!r} has no list of keys", "write {query key: [relevant keys]}")
     return Relevant(relevant={key: frozenset(value) for key, value in body.items()})
+
+
+class _TwiceError(Exception):
+    """A name that stands twice in one JSON object."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; of a name that it has twice, all but the last list would be lost without a word."""
+    body = dict(pairs)
+    if len(body) < len(pairs):
+        raise _TwiceError(next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place])))
+    return body
 
 
 def _revisited(body: dict[str, Any], name: str) -> Revisited:

@@ -6,6 +6,8 @@ file serves. Files and checkpoints are read elsewhere.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,7 +149,9 @@ def imagenet_tensors(name: str) -> dict[str, Tensor]:
         return timm_backbones.pretrained_tensors(name)
     weights = _pretrained(name)
     try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        # torch.hub announces a download on stdout, which is for results.
+        with contextlib.redirect_stdout(sys.stderr):
+            state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         file = weights.url.rsplit("/", 1)[-1]
         raise UserError(

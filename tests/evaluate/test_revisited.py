@@ -90,6 +90,7 @@ def test_both_forms_are_told_apart() -> None:
         (b"\x80\x04pickle", "not JSON"),
         (b"[]", "no JSON object"),
         (b"{}", "no JSON object"),
+        (b'{"q": ["a"], "q": ["b"]}', "'q' twice"),
         (b'{"q": "a"}', "query 'q'"),
         (b'{"q": [1]}', "query 'q'"),
         (b'{"imlist": ["a"], "qimlist": ["q"], "gnd": []}', "one entry per query"),

@@ -90,11 +90,14 @@ def test_an_unknown_backbone_is_refused_with_the_known_ones() -> None:
         build_backbone("resnet7")
 
 
-def test_pretrained_weights_that_cannot_be_had_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_that_cannot_be_had_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"squeezenet1_1-.*\.pth"):
         imagenet_tensors("squeezenet1_1")
+    assert capsys.readouterr().out == "", "stdout is for results: JSON stays JSON"
 
 
 def test_real_weights_load_strictly(real_data: Path) -> None:

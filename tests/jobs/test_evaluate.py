@@ -219,6 +219,13 @@ def test_ground_truth_of_another_collection_is_refused_unless_it_is_allowed(pict
     with pytest.raises(UserError, match=r"no image for 1 of 2 queries, for example for query 'z.jpg'"):
         told(**asked)
     write_files(tmp_path / "twice", {"x/a.jpg": jpeg(1), "y/a.jpg": jpeg(2)})
+    found = told(**asked, allow_unknown=True)
+    assert "images of the ground truth" not in "\n".join(lines(found)), "all are known"
+    assert "1 queries have no image and do not count" in lines(found)
+    truth.write_text(json.dumps({"a.jpg": ["a.tar/even/0001.jpg"], "b.jpg": []}))
+    found = told(**asked)
+    assert (found["queries"], found["skipped"]) == (1, 1)
+    assert "1 queries have no relevant images and do not count" in lines(found)
     truth.write_text(json.dumps({"a.jpg": ["a.tar/even/0001.jpg"]}))
     with pytest.raises(UserError, match=r"'a.jpg' in queries may mean 'x/a.jpg' or 'y/a.jpg'"):
         told(**{**asked, "queries": str(tmp_path / "twice")})
