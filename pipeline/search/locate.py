@@ -10,16 +10,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 
-from pipeline.core.errors import BadImageError, UserError
+from pipeline.core.errors import BadImageError, UnavailableError, UserError
 from pipeline.core.storage import Store
-from pipeline.decode import Decoded
+from pipeline.decode import Decoded, Resize, decode
 from pipeline.extract.pooled import PooledExtractor
 from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.features.locate import locate, pooled
 from pipeline.publish.recipe import Recipe
 from pipeline.search.engine import Hit
 from pipeline.search.originals import Originals
-from pipeline.search.query import whole_image
 
 LONGEST = 1024
 """Longest side at which results are looked at, whatever the recipe's: a larger map has finer boxes."""
@@ -50,9 +49,25 @@ class Locator:
         return isinstance(recipe.extractor, PooledSpec) and recipe.extractor.pooling != "cls"
 
     def describe(self, data: bytes) -> torch.Tensor:
-        """Return the object's features (Q, C) at several sizes; data: the encoded query, or the box cut out of it."""
-        pixels = whole_image(data, self._spec)
+        """Return the object's features (Q, C) at several sizes; data: the encoded query, or the box cut out of it.
+
+        UserError when the query cannot be decoded.
+        """
+        try:
+            pixels = self._decoded(data, "query").pixels
+        except BadImageError as error:
+            raise UserError("query", str(error), "give another image") from None
         return torch.stack([pooled(self._map(pixels, scale * LONGEST), self._p) for scale in QUERY_SCALES])
+
+    def _decoded(self, data: bytes, name: str) -> Decoded:
+        """Decode an image as the recipe decodes what it indexes, at no smaller size than it is looked at."""
+        spec = self._spec
+        # Where large JPEGs are indexed at a fraction of their size, their whole may be out of bounds.
+        resize = Resize(policy="longest", size=LONGEST) if spec.reduced else Resize()
+        try:
+            return decode(data, resize, spec.limits, reduced=spec.reduced, rendering=spec.rendering)
+        except MemoryError:
+            raise UnavailableError(f"{name}: there is not enough memory to decode it now") from None
 
     def _map(self, pixels: npt.NDArray[np.uint8], longest: float) -> torch.Tensor:
         """Return the feature map of an image at a longest side, enlarged where it is smaller."""
@@ -68,11 +83,11 @@ class Locator:
 
     def _box(self, objects: torch.Tensor, hit: Hit) -> tuple[float, float, float, float] | None:
         try:
-            pixels = whole_image(self._originals.read(hit.key, hit.uri), self._spec)
+            image = self._decoded(self._originals.read(hit.key, hit.uri), hit.uri)
         except BadImageError as error:
-            raise UserError(hit.uri, f"has changed since it was indexed: {error}", "index the source anew") from None
-        found = locate(self._map(pixels, LONGEST), objects, self._p)
-        height, width = pixels.shape[:2]
+            raise UserError(hit.uri, f"cannot be decoded to locate in it: {error}", "leave --locate out") from None
+        found = locate(self._map(image.pixels, LONGEST), objects, self._p)
+        width, height = image.width, image.height
         shares = np.array([found.left, found.top, found.width, found.height])
         size = np.array([width, height, width, height])
         x, y, across, down = (shares * size).tolist()

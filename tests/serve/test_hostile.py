@@ -23,7 +23,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.builders import encoded, images, jpeg, run, tar_bytes, write_files
+from tests.builders import QUICK, encoded, images, jpeg, run, tar_bytes, write_files
 from tests.serve.served import CALM, Served, served, small_root
 
 NAUGHTY = (
@@ -93,7 +93,10 @@ def exchange(port: int, data: bytes, seconds: float = 5) -> bytes:
 def test_naughty_names_lead_to_their_images_and_nowhere_else(tmp_path: Path) -> None:
     names = list(dict.fromkeys(NAUGHTY))
     files = {name: jpeg(number) for number, name in enumerate(names)}
-    run(write_files(tmp_path / "src", {"a.tar": tar_bytes(files)}), tmp_path / "root")
+    # By rules 1 the names of members are keys as they are; by rules 2 "a//b.jpg" and "a/./b.jpg" are "a/b.jpg".
+    (tmp_path / "old.toml").write_text('[source]\nkind = "tar"\nrules = 1\n')
+    recipe = replace(QUICK, recipe=str(tmp_path / "old.toml"))
+    run(write_files(tmp_path / "src", {"a.tar": tar_bytes(files)}), tmp_path / "root", recipe=recipe)
     with served(tmp_path / "root") as site:
         for number, name in enumerate(names):
             path = quote(f"a.tar/{name}", safe="")
