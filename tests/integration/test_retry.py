@@ -135,6 +135,16 @@ def test_restored_images_that_were_tried_again_come_back(store: Mended, tmp_path
     assert counts(tmp_path) == (6, 0, 6)
 
 
+def test_images_that_were_tried_again_stay_when_metadata_are_declared(store: Mended, tmp_path: Path) -> None:
+    if "src/0.tar" not in store.objects:
+        pytest.skip("files carry no metadata")
+    index(tmp_path)
+    store.broken.clear()
+    index(tmp_path, retry_rejected="")
+    run("memory://mended/src", tmp_path, recipe=RecipeOptions(metadata={"txt": "string"}))
+    assert counts(tmp_path) == (6, 0, 6)
+
+
 def test_the_option_stands_alone_or_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_files(tmp_path / "src", {**images(2), "bad.jpg": b"none"})
     arguments = ["index", str(source), str(tmp_path / "root")]
