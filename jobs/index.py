@@ -22,6 +22,7 @@ from jobs.recipe import Built, adopt, build_recipe, fit_again, stated_source_kin
 from jobs.recipe_changes import Change, changes, extracted_again
 from jobs.recipe_changes import lines as change_lines
 from jobs.recipe_checks import Checked, check_recipe
+from jobs.retry import withdraw
 from jobs.runners import open_runner
 from jobs.source_notes import source_notes
 from jobs.source_plan import Published, Sighted, plan_source
@@ -63,6 +64,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
                 public_url(options.source), "holds no images that match", "check the path, --match or --source-kind"
             )
         _store_blobs(catalog, planned.built)
+        withdraw(catalog, planned.recipe, planned.seen.tried_again)
         run = IndexRun(
             options=_run_options(options, planned),
             catalog=catalog,

@@ -6,6 +6,7 @@ extraction has succeeded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pipeline.core.stats import category
 from pipeline.core.types import Reject
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists
+from pipeline.publish.recipe import Recipe
 
 _SEPARATOR = "\0"
 
@@ -28,6 +30,11 @@ class Retry:
     packed: bool
     names: pa.Array
     reasons: tuple[Reason, ...] = field(default=())
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The shards that the entries are in, sorted."""
+        return tuple(sorted({name.partition(_SEPARATOR)[0] for name in self.names.to_pylist()}))
 
     def chosen(self, known: pa.Table) -> pa.Array:
         """Return which rows of a listing are tried again, as booleans; null rows are not."""
@@ -57,6 +64,18 @@ def rejected_before(catalog: Catalog, lists: Lists, version: int, *, packed: boo
         names=pa.array(sorted(current), pa.string()),
         reasons=counted.listed(),
     )
+
+
+def withdraw(catalog: Catalog, recipe: Recipe, shards: Iterable[str]) -> None:
+    """Delete the completion records of shards whose rejects are tried again; what is published of them stays.
+
+    A shard that comes again, with a restored image, another recipe or a source that was away, would take up the rejects
+    of its record otherwise.
+    """
+    recipes = {recipe.descriptor_id, recipe.raw.descriptor_id, recipe.local.descriptor_id, *recipe.donors(None)}
+    for shard in shards:
+        for name in sorted(recipes):
+            catalog.store.delete(catalog.record_name(name, shard))
 
 
 def _names(rows: pa.Table | pa.RecordBatch, packed: bool) -> pa.Array:

@@ -23,7 +23,7 @@ from pipeline.stages.kinds import source_spec
 @dataclass(frozen=True, kw_only=True)
 class Sighted:
     """The plan; the objects passed over, also by suffix; files and folders that could not be listed; why nothing may be
-    published.
+    published; the shards whose rejected images are tried again.
     """
 
     plan: Plan
@@ -31,6 +31,7 @@ class Sighted:
     skipped_by: dict[str, int]
     unreadable: tuple[str, ...]
     past_gate: str
+    tried_again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,14 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
     images = spec.files(location).url if spec.packs else location
     _refuse_overlap(location, images, published.root)
     source = spec.open(location)
+    again = _again(published, reporter, packed=spec.packs)
     plan = make_plan(
         outside(source.listing(), images, published.root),
         published.base.listing,
         source=public_url(location),
         packing=packing if spec.packs else None,
         unreadable=lambda: source.unreadable,
-        again=_again(published, reporter, packed=spec.packs),
+        again=again,
     )
     head = published.head
     past_gate = gates.removals(plan, load_lists(published.catalog, head)) if head is not None else ""
@@ -71,6 +73,7 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
         skipped_by=dict(source.skipped_by),
         unreadable=tuple(source.unreadable),
         past_gate=past_gate,
+        tried_again=again.shards if again is not None else (),
     )
 
 

@@ -149,10 +149,11 @@ class Catalog:
     def record(self, name: str, model: type[M]) -> M | None:
         """Return a completion record, or None when the work has not been completed.
 
-        A record that is malformed proves nothing: the work counts as not completed, and is done again.
+        A record that is malformed proves nothing, and neither does one that names an object which is missing or has
+        another size: the work counts as not completed, and is done again. Digests are compared when objects are read.
         """
         try:
-            return model.model_validate_json(self.store.read(name))
+            found = model.model_validate_json(self.store.read(name))
         except NotFoundError:
             return None
         except ValidationError as error:
@@ -161,6 +162,15 @@ class Catalog:
                 raise IntegrityError(name, f"is malformed ({explain(error)})") from None
             log.warning("%s is malformed (%s): the work that it records is done again", name, explain(error))
             return None
+        for artifact in _artifacts(found):
+            if not self._there(artifact):
+                log.warning(
+                    "%s names %s, which is missing or has another size: the work that it records is done again",
+                    name,
+                    artifact.uri,
+                )
+                return None
+        return found
 
     def complete(self, name: str, value: M) -> M:
         """Record that work is complete, unless somebody already has; return the record that counts."""
@@ -169,7 +179,7 @@ class Catalog:
         except ExistsError:
             winner = self.record(name, type(value))
             if winner is None:
-                # What is there is malformed: it is replaced, and of several who do so the last one counts.
+                # What is there counts as absent: it is replaced, and of several who do so the last one counts.
                 self.store.write(name, canonical(value.model_dump(mode="json")))
                 winner = self.record(name, type(value))
             assert winner is not None, "completion records are never deleted while work goes on"
@@ -266,3 +276,10 @@ class Catalog:
                     f"{snapshot.writer} was working; run the same command again, finished shards are not redone"
                 ) from None
         return snapshot
+
+
+def _artifacts(record: Record) -> tuple[Artifact, ...]:
+    """Return the objects that a completion record names."""
+    if isinstance(record, Artifact):
+        return (record,)
+    return tuple(value for _, value in record if isinstance(value, Artifact))

@@ -35,7 +35,7 @@ class Again(Protocol):
     def reason(self) -> str: ...  # noqa: D102 - see above
 
     def chosen(self, known: pa.Table) -> pa.Array:
-        """Return for rows of a listing, some of them null, which are chosen, as booleans without nulls."""
+        """Return for rows of a listing, null where an entry is new, which are chosen, as booleans without nulls."""
         ...
 
 
@@ -127,7 +127,7 @@ def make_plan(
 
     unreadable: tells the files and folders that could not be listed so far, those before the last entry at least: what
     is known of them, or beneath them, is kept as it was.
-    again: what is to be extracted again though it is as it was.
+    again: what is to be extracted again though it is, or may be, as it was.
     """
     pieces = aligned(_entry_batches(listing), known.batches(), (_ENTRIES, LISTING))
     return planned((_compare(new, old, unreadable(), again) for new, old in pieces), source=source, packing=packing)
@@ -170,7 +170,8 @@ def _compare(new: pa.Table, old: pa.Table, unreadable: Sequence[str], again: Aga
     same = pc.fill_null(alike, fill_value=False)
     shard = pc.if_else(same, before["shard"], "")
     if again is not None:
-        once_more = pc.and_(same, again.chosen(before))
+        # One that only looks changed, too: its bytes are not to be compared.
+        once_more = again.chosen(before)
         same = pc.and_(same, pc.invert(once_more))
         shard = pc.if_else(once_more, again.reason, shard)
     fresh = new.append_column("shard", shard).append_column("status", pc.if_else(same, "keep", "add"))

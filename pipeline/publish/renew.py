@@ -23,7 +23,7 @@ def touched(plan: Plan) -> Iterator[pa.RecordBatch]:
 
     An entry with no etag stays out: it is to be looked at again (see reopened in stages/edits.py).
     """
-    for batch in plan.batches():
+    for batch in plan.spool.batches():
         old = np.flatnonzero(_pairs(batch))
         if len(old):
             shard = batch["shard"].take(pa.array(old))
@@ -38,7 +38,7 @@ def renewed(plan: Plan, equal: Flags) -> Plan:
 
 def _rows(plan: Plan, equal: Flags) -> Iterator[pa.Table]:
     start = 0
-    for batch in plan.batches():
+    for batch in plan.spool.batches():
         old = np.flatnonzero(_pairs(batch))
         old, start = old[equal[start : start + len(old)]], start + len(old)
         shards, statuses = batch["shard"].to_numpy(zero_copy_only=False), batch["status"].to_numpy(zero_copy_only=False)
@@ -52,13 +52,16 @@ def _rows(plan: Plan, equal: Flags) -> Iterator[pa.Table]:
 
 
 def _pairs(batch: pa.RecordBatch) -> Flags:
-    """Return which rows (n,) drop an entry that the next row adds again with the same size."""
+    """Return which rows (n,) drop an entry that the next row adds again with the same size.
+
+    batch: of a plan's spool, whose "add" rows have no shard yet, but why they are extracted again.
+    """
     found = np.zeros(batch.num_rows, bool)
     if batch.num_rows > 1:
         before, after = batch.slice(0, batch.num_rows - 1), batch.slice(1)
         alike = pc.and_(pc.equal(before["path"], after["path"]), pc.equal(before["size"], after["size"]))
         known = pc.and_(pc.equal(before["status"], "drop"), pc.not_equal(before["etag"], ""))
-        # What is to be extracted again though it is as it was keeps its etag.
-        known = pc.and_(known, pc.not_equal(before["etag"], after["etag"]))
+        # What is to be extracted again, whatever its bytes, says so.
+        known = pc.and_(known, pc.equal(after["shard"], ""))
         found[:-1] = pc.and_(alike, known).to_numpy(zero_copy_only=False)
     return found

@@ -186,7 +186,7 @@ def _garbage(catalog: Catalog, kept: Iterable[int], before: float) -> tuple[tupl
         if name.startswith("descriptors/") and name not in shards:
             continue
         named = _named(store, name)
-        if named and all(uri in data or not (uri in reached or store.exists(uri)) for uri in named):
+        if named is not None and all(uri in data or not (uri in reached or store.exists(uri)) for uri in named):
             if entry.modified <= before:
                 spent.append(entry)
             else:
@@ -201,8 +201,8 @@ def _record_of(path: str) -> str:
     return f"{path.removesuffix('.parquet').removesuffix('.rejects').rpartition('-')[0]}.json"
 
 
-def _named(store: Store, record: str) -> list[str]:
-    """Return the objects that a completion record names; none when it is gone."""
+def _named(store: Store, record: str) -> list[str] | None:
+    """Return the objects that a completion record names, none when it is malformed; None when it is not there."""
     try:
         data = store.read(record)
         if record.startswith("artifacts/"):
@@ -211,7 +211,7 @@ def _named(store: Store, record: str) -> list[str]:
             return [IndexShard.model_validate_json(data).artifact.uri]
         file = DescriptorFile.model_validate_json(data)
     except NotFoundError:
-        return []
+        return None
     except ValidationError:
-        raise IntegrityError(record, "is malformed") from None
+        return []  # It counts as absent, see Catalog.record.
     return [file.artifact.uri] + ([file.rejects.uri] if file.rejects is not None else [])

@@ -73,6 +73,29 @@ def test_an_empty_source_empties_the_index_when_it_may(tmp_path: Path) -> None:
     assert index(source, root, recipe=AGAIN).exit_code == 0, "what is empty already may stay so"
 
 
+def test_an_empty_source_may_be_given_another_recipe_and_filled_again(tmp_path: Path) -> None:
+    source, root = write_files(tmp_path / "src", images(3)), tmp_path / "root"
+    index(source, root)
+    shutil.rmtree(source)
+    source.mkdir()
+    other = replace(QUICKEST, dtype="float32", indexes=("flat", "hnsw"))
+    assert index(source, root, recipe=other, allow_empty=True).exit_code == 0
+    assert published(root) == (2, 0)
+    write_files(source, images(3))
+    assert index(source, root, recipe=AGAIN).exit_code == 0
+    assert published(root) == (3, 3)
+
+
+def test_an_empty_source_gives_no_whitening_and_nothing_is_changed(tmp_path: Path) -> None:
+    source, root = write_files(tmp_path / "src", images(3)), tmp_path / "root"
+    index(source, root)
+    shutil.rmtree(source)
+    source.mkdir()
+    with pytest.raises(SightlineError, match="the source is empty"):
+        index(source, root, recipe=replace(QUICKEST, whiten="pca", dims=2), allow_empty=True)
+    assert published(root) == (1, 3)
+
+
 @pytest.mark.parametrize(("removed", "gated"), [(100, False), (101, True)])
 def test_more_than_a_hundred_images_and_a_fifth_are_not_removed_at_once(
     tmp_path: Path, removed: int, gated: bool

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import run as command
+from jobs.delete import EditOptions, delete, restore
 from jobs.index import IndexReport
 from jobs.recipe import RecipeOptions
 from pipeline.core.local import LocalStore
@@ -107,6 +108,41 @@ def test_what_cannot_be_read_when_it_is_tried_again_stays_as_it_was(store: Mende
     report = index(tmp_path, retry_rejected="")
     assert report.exit_code == 4
     assert counts(tmp_path) == before
+
+
+def test_what_was_rejected_before_is_not_taken_up_from_an_older_record(store: Mended, tmp_path: Path) -> None:
+    whole = dict(store.objects)
+    index(tmp_path)
+    store.broken.clear()
+    assert index(tmp_path, retry_rejected="").images["indexed"] == 6
+    store.objects.clear()
+    index(tmp_path, allow_empty=True)
+    assert counts(tmp_path) == (0, 0, 0)
+    store.objects.update(whole)
+    index(tmp_path)
+    assert counts(tmp_path) == (6, 0, 6), "the same shards come again, and their first records do not count"
+
+
+def test_restored_images_that_were_tried_again_come_back(store: Mended, tmp_path: Path) -> None:
+    index(tmp_path)
+    store.broken.clear()
+    index(tmp_path, retry_rejected="")
+    edit = EditOptions(root=str(tmp_path), keys=("0001.jpg", "0004.jpg", "0.tar/0001.jpg"), missing_ok=True)
+    delete(edit)
+    assert counts(tmp_path)[0] < 6
+    restore(edit)
+    index(tmp_path)
+    assert counts(tmp_path) == (6, 0, 6)
+
+
+def test_images_that_were_tried_again_stay_when_metadata_are_declared(store: Mended, tmp_path: Path) -> None:
+    if "src/0.tar" not in store.objects:
+        pytest.skip("files carry no metadata")
+    index(tmp_path)
+    store.broken.clear()
+    index(tmp_path, retry_rejected="")
+    run("memory://mended/src", tmp_path, recipe=RecipeOptions(metadata={"txt": "string"}))
+    assert counts(tmp_path) == (6, 0, 6)
 
 
 def test_the_option_stands_alone_or_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

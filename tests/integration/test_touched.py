@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core import memory
 from pipeline.core.memory import MemoryStore
-from pipeline.sources._files import READS
+from pipeline.publish.lists import load_lists
 from tests.builders import tar_bytes, write_files
 from tests.faulty import Watched
 from tests.life import RECIPE, Life, digests, in_memory, toy_kinds
@@ -190,13 +190,36 @@ def test_what_cannot_be_read_is_left_to_extraction() -> None:
             store.write(name, data)
         here.life.index()
         store.generation = "2"
-        failing = Watched(store, Once("3.jpg"))
+        failing = Watched(store, Failing("3.jpg"))
         memory.register(here.images.url.removeprefix("memory://"), failing)
         report = here.life.index()
-        assert report.plan.count("renew") == len(IMAGES) - 1
-        assert report.stats["images"] == 1, "what could not be compared is described"
+        assert (report.exit_code, report.plan.count("renew"), report.plan.count("add")) == (4, 7, 1)
         here.life.check()
-        assert len(here.life.live()) == 7
+        assert len(here.life.live()) == 7, "what could not be read stays as it was"
+        memory.register(here.images.url.removeprefix("memory://"), store)
+        report = here.life.index()
+        assert (report.exit_code, report.plan.count("renew"), described(report)) == (0, 1, 0)
+        assert here.life.index().published is False
+
+
+def test_files_whose_descriptors_were_all_deleted_and_compacted_away_cost_the_others_nothing() -> None:
+    with in_memory() as here:
+        store = Etags(here.images.url)
+        memory.register(here.images.url.removeprefix("memory://"), store)
+        for name, data in IMAGES.items():
+            store.write(name, data)
+        here.life.index()
+        lists = load_lists(here.life.catalog, here.life.catalog.require_head())
+        shard = lists.descriptors["shard_id"][0].as_py()
+        rows = [row for batch in lists.listing.batches() for row in batch.to_pylist()]
+        here.life.delete(*(row["path"] for row in rows if row["shard"] == shard))
+        here.life.compact()
+        live = here.life.live()
+        store.generation = "2"
+        report = here.life.index()
+        assert report.stats["images"] == 0, "of what is live nothing is described again"
+        here.life.check()
+        assert here.life.live() == live
 
 
 class Etags(MemoryStore):
@@ -209,14 +232,13 @@ class Etags(MemoryStore):
         return type(entry)(path=entry.path, size=entry.size, etag=entry.etag + self.generation)
 
 
-class Once:
-    """One file cannot be read while it is compared, in a way that no retry of the store mends; later it can."""
+class Failing:
+    """Reads of one file fail, in a way that no retry of the store mends."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.left = name, READS
+        self.name = name
 
     def __call__(self, kind: str, name: str, carry_out: Callable[[], Any]) -> Any:
-        if kind == "read" and name == self.name and self.left:
-            self.left -= 1
+        if kind == "read" and name == self.name:
             raise MemoryError
         return carry_out()

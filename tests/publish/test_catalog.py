@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.recipe import RecipeOptions
+from jobs.verify import verify
 from pipeline.core.errors import (
     CommitUnknownError,
     ConflictError,
@@ -22,6 +24,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot, parse_snapshot, snapshot_bytes
 from tests.builders import images, run, write_files
 from tests.fake_s3 import fake_s3
+from tests.life import quiet
 
 
 @pytest.fixture
@@ -202,6 +205,28 @@ def test_a_malformed_completion_record_counts_as_none_and_is_made_again(tmp_path
     again = run(source, root)
     assert (again.exit_code, again.images["indexed"]) == (0, first.images["indexed"])
     assert json.loads(record.read_text())["indexed"] == 3
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+@pytest.mark.parametrize("pattern", ["descriptors/**/*.parquet", "indexes/**/*", "artifacts/*/*"])
+def test_a_completion_record_that_contradicts_its_object_counts_as_none_and_is_made_again(
+    tmp_path: Path, pattern: str, damage: str
+) -> None:
+    source, root = write_files(tmp_path / "src", {**images(40), "bad.jpg": b"none"}), tmp_path / "root"
+    recipe = RecipeOptions(recipe="hsv-histogram", indexes=("ivfpq",))
+    first = run(source, root, recipe=recipe)
+    for snapshot in (root / "snapshots").iterdir():
+        snapshot.unlink()
+    objects = [path for path in root.glob(pattern) if path.is_file() and path.suffix != ".json"]
+    assert objects
+    for path in objects:
+        data = path.read_bytes()
+        path.unlink()
+        if damage != "missing":
+            path.write_bytes(data[:-1] if damage == "cut" else b"")
+    again = run(source, root, recipe=recipe)
+    assert (again.exit_code, again.images) == (0, first.images)
+    assert verify(str(root), quiet()).faults == ()
 
 
 def test_a_malformed_format_is_refused_and_never_written_over(tmp_path: Path) -> None:

@@ -50,6 +50,33 @@ def test_an_entry_with_another_etag_and_the_same_size_may_be_as_it_was() -> None
     assert names(plan) == ["a"], "b has another size, c is known, d was to be looked at again, e is gone, f is new"
 
 
+def test_what_is_tried_again_is_not_compared_and_keeps_saying_which_try_it_is() -> None:
+    before = after(planned(listed({"a": ("1", 1), "b": ("1", 1), "c": ("1", 1)})))
+    now = listed({"a": ("2", 1), "b": ("2", 1), "c": ("2", 1)})
+
+    def tried(reason: str) -> Plan:
+        return make_plan(now, before, source="/src", packing=Packing(files=2), again=Chosen("a", reason))
+
+    first, second = tried("once"), tried("twice")
+    assert names(first) == ["b", "c"]
+    nothing = np.zeros(2, bool)
+    assert renewed(first, nothing).rows == first.rows, "where no bytes are equal, shards keep their ids"
+    equal = np.ones(2, bool)
+    assert renewed(first, equal).count("renew") == 2
+    ids = [shard.id for plan in (first, second) for shard in renewed(plan, equal).shards()]
+    assert len(set(ids)) == 2
+
+
+class Chosen:
+    """Extracts one path again."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+
+    def chosen(self, known: pa.Table) -> pa.Array:
+        return pc.fill_null(pc.equal(known["path"], self.path), fill_value=False)
+
+
 @settings(deadline=None)
 @given(paths, paths, st.randoms(use_true_random=False))
 def test_what_is_equal_stays_in_its_shard_with_its_new_etag_and_everything_else_is_as_without(  # type: ignore[no-untyped-def]
