@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from pipeline.core.errors import AccessError, SightlineError
+from pipeline.core.errors import PlaceError, SightlineError
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt, describe
+from pipeline.run.base import ENDS_RUN, Task, attempt, describe
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
 
@@ -51,12 +52,15 @@ class _Worker:
             return Opened(node=node, error=SightlineError(describe(error)), broken=fault_of(error) == "worker")
         return Opened(node=node)
 
-    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | AccessError:
+    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | SightlineError:
         """Carry out one item; an error that ends the run is returned in place of an outcome."""
         assert self._function is not None, "the driver stops when a worker did not open"
         try:
             outcome = attempt(self._function, item, attempts)
-        except AccessError as error:
+        except PlaceError as error:
+            # Scratch space is that of one node.
+            return PlaceError(f"{error} (on node {platform.node()})")
+        except ENDS_RUN as error:
             return error
         self._metrics.count(self._task, outcome)
         return outcome
