@@ -39,6 +39,7 @@ from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge, unchanged
+from pipeline.stages.present import require_present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +150,7 @@ class IndexRun:
         lists, fitness = self._build(recipe, merged, head.fitness if head is not None else ())
         if lists.indexes.equals(base.indexes) and (idle or (same and unchanged(lists, base))):
             return None
+        require_present(self.catalog, lists, base)
         return Proposal(
             lists=lists,
             recipe=recipe,

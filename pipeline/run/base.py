@@ -88,6 +88,11 @@ def depth_of(task: Task[Any, Any]) -> int:
     return int(getattr(task, "depth", 1))
 
 
+def name_of(task: Task[Any, Any]) -> str:
+    """Return what a task is called in metrics: its attribute `label`, else its type."""
+    return str(getattr(task, "label", type(task).__name__))
+
+
 def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T, R]:
     """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback.
 
@@ -133,4 +138,5 @@ __all__ = [
     "attempt",
     "depth_of",
     "describe",
+    "name_of",
 ]

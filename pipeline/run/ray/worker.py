@@ -12,7 +12,7 @@ import ray
 
 from pipeline.core.errors import PlaceError, SightlineError
 from pipeline.core.types import Outcome
-from pipeline.run.base import ENDS_RUN, Task, attempt, describe
+from pipeline.run.base import ENDS_RUN, Task, attempt, describe, name_of
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
 
@@ -42,7 +42,7 @@ class _Worker:
 
     def open(self, task: Task[Any, Any], threads: int) -> Opened:
         """Open a task; say where, and why it could not be opened."""
-        self._function, self._task = None, type(task).__name__
+        self._function, self._task = None, name_of(task)
         node = str(ray.get_runtime_context().get_node_id())
         try:
             self._function = task.open(threads)
