@@ -136,6 +136,7 @@ def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gate
         source=options.source,
         max_reject_rate=options.max_reject_rate,
         max_removal_rate=options.max_removal_rate,
+        max_failed_rate=options.max_failed_rate,
         allow_empty=options.allow_empty,
         meant=head is not None and replaced(options.source, options.recipe.source_kind, head),
         selects=selection(recipe, head.recipe) if head is not None else None,

@@ -92,6 +92,9 @@ class IndexRun:
         self.plan = with_parts(self.plan, self.extracted.parts)
         self.rejected = reject_reasons(self.catalog, self.extracted.files)
         self.past_gate = self.options.gates.rejects(self.extracted.files, self.rejected)
+        if self.head is not None or self.extracted.files.num_rows:
+            # Where there is nothing at all, `_derive` says so.
+            self.past_gate = self.past_gate or self.options.gates.failures(self.extracted)
         if self.past_gate:
             return None
         return transact(
