@@ -100,6 +100,12 @@ def index(
             help="Publish nothing (exit 4) when more than 100 images and more than this share would be removed.",
         ),
     ] = 0.2,
+    max_failed_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Publish nothing (exit 4) when more than 10 shards and more than this share failed."
+        ),
+    ] = 0.2,
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Let a SOURCE without images empty the index. [default: exit 4]")
     ] = False,
@@ -171,6 +177,7 @@ def index(
         train_bytes=int(train_memory * (1 << 30)),
         max_reject_rate=max_reject_rate,
         max_removal_rate=max_removal_rate,
+        max_failed_rate=max_failed_rate,
         max_read_errors=max_read_errors,
         allow_empty=allow_empty,
         retry_rejected=retry_rejected,

@@ -14,6 +14,8 @@ from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.outcomes import value_of
 from jobs.progress import Reporter
 from jobs.runners import RunnerOptions, open_runner
+from jobs.same_root import SameRoot
+from pipeline.core.names import full_location
 from pipeline.core.storage import open_store
 from pipeline.core.types import IndexShard
 from pipeline.publish import manifests
@@ -25,6 +27,7 @@ from pipeline.run.base import Runner
 from pipeline.stages.commit import Proposal, transact
 from pipeline.stages.compact import MergeTask, RewriteTask, to_merge, to_rewrite
 from pipeline.stages.merge import live_images, pruned
+from pipeline.stages.present import require_present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +44,22 @@ class CompactOptions:
 
 def compact(options: CompactOptions, reporter: Reporter) -> dict[str, Any]:
     """Publish the same collection in fewer and cleaner files; nothing is published when there is nothing to gain."""
+    options = replace(options, root=full_location(options.root))
     catalog = Catalog(open_store(options.root))
     if options.dry_run:
         return _outlook(options, load_lists(catalog, catalog.require_head()))
     told: dict[str, Any] = {}
     lease = Lease(writer=uuid.uuid4().hex[:12], operation="compact")
     with hold(catalog.store, lease, options.lease) as held:
-        runner = open_runner(options.runner)
+        runner = SameRoot(open_runner(options.runner), options.root, held)
         try:
 
             def derive(head: Snapshot | None) -> Proposal | None:
                 assert head is not None, "a head never goes away"
-                lists, counts = _compacted(options, head, load_lists(catalog, head), runner, reporter)
+                before = load_lists(catalog, head)
+                lists, counts = _compacted(options, head, before, runner, reporter)
                 told.update(counts)
+                require_present(catalog, lists, before)
                 return _proposal(head, lists) if any(counts.values()) else None
 
             with reporter.watched(runner.progress):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from jobs.extraction import Extracted
 from jobs.reasons import Reason, in_words
 from pipeline.core.names import public_url, same_place
 from pipeline.publish import manifests
@@ -20,21 +21,25 @@ from pipeline.stages.kinds import source_spec
 
 LEAST_REMOVED = 100
 """Up to so many images may be removed at once whatever share of the collection they are."""
+LEAST_FAILED = 10
+"""Up to so many shards may fail whatever share of the run's they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
     """Bounds of a run. max_reject_rate: share of its images that may be rejected; None: any.
 
-    max_removal_rate: share of the published images that may be removed at once, beyond LEAST_REMOVED. allow_empty: a
-    source that was not empty may be empty now. meant: the source is replaced on purpose, so that removals are not
-    bounded. selects: tells of a path whether the recipe selects it, where that has changed; what it no longer selects
-    is removed on purpose too.
+    max_removal_rate: share of the published images that may be removed at once, beyond LEAST_REMOVED.
+    max_failed_rate: share of the run's shards that may fail or not be tried, beyond LEAST_FAILED. allow_empty: a source
+    that was not empty may be empty now. meant: the source is replaced on purpose, so that removals are not bounded.
+    selects: tells of a path whether the recipe selects it, where that has changed; what it no longer selects is removed
+    on purpose too.
     """
 
     source: str
     max_reject_rate: float | None = None
     max_removal_rate: float = 0.2
+    max_failed_rate: float = 0.2
     allow_empty: bool = False
     meant: bool = False
     selects: Callable[[str], bool] | None = None
@@ -48,6 +53,19 @@ class Gates:
         return (
             f"{rejected} of {seen} new images were rejected ({in_words(reasons)}), more than --max-reject-rate "
             f"{limit:g} allows: nothing is published; run again with a higher rate (finished shards are not redone)"
+        )
+
+    def failures(self, found: Extracted) -> str:
+        """Return why a run of which so many shards failed is not published; "" when it may be."""
+        failed = len(found.set_aside) + len(found.not_tried)
+        total = failed + found.files.num_rows
+        if failed <= LEAST_FAILED or failed <= self.max_failed_rate * total:
+            return ""
+        first = next(iter(found.set_aside.values()), "not tried")
+        return (
+            f"{failed} of {total} shards failed (e.g. {first}), more than --max-failed-rate {self.max_failed_rate:g} "
+            "allows: nothing is published; mend what they have in common and run again, or run again with a higher "
+            "rate (1 allows all); finished shards are not redone"
         )
 
     def removals(self, plan: Plan, head: Lists) -> str:

@@ -24,12 +24,13 @@ from jobs.recipe_changes import lines as change_lines
 from jobs.recipe_checks import Checked, check_recipe
 from jobs.retry import withdraw
 from jobs.runners import open_runner
+from jobs.same_root import SameRoot
 from jobs.source_notes import source_notes
 from jobs.source_plan import Published, Sighted, plan_source
 from jobs.units import skipped_words
 from pipeline.core import stats
 from pipeline.core.errors import UserError
-from pipeline.core.names import absolute_location, parse_location, public_url, same_place
+from pipeline.core.names import absolute_location, full_location, public_url, same_place
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, hold
@@ -44,7 +45,8 @@ from pipeline.stages.kinds import source_spec
 
 def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
     """Carry out an indexing run; see the module. A runner that is given stays open, and options.runner is not used."""
-    parse_location(options.source)
+    # Workers have other working folders.
+    options = replace(options, source=full_location(options.source), root=full_location(options.root))
     store = open_store(options.root)
     catalog = Catalog(store)
     if options.dry_run:
@@ -73,7 +75,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             plan=planned.plan,
             lease=held,
             reporter=reporter,
-            runner=runner or open_runner(options.runner),
+            runner=SameRoot(runner or open_runner(options.runner), options.root, held),
         )
         try:
             with reporter.watched(run.runner.progress):
@@ -136,6 +138,7 @@ def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gate
         source=options.source,
         max_reject_rate=options.max_reject_rate,
         max_removal_rate=options.max_removal_rate,
+        max_failed_rate=options.max_failed_rate,
         allow_empty=options.allow_empty,
         meant=head is not None and replaced(options.source, options.recipe.source_kind, head),
         selects=selection(recipe, head.recipe) if head is not None else None,

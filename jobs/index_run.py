@@ -39,6 +39,7 @@ from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge, unchanged
+from pipeline.stages.present import require_present
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,9 @@ class IndexRun:
         self.plan = with_parts(self.plan, self.extracted.parts)
         self.rejected = reject_reasons(self.catalog, self.extracted.files)
         self.past_gate = self.options.gates.rejects(self.extracted.files, self.rejected)
+        if self.head is not None or self.extracted.files.num_rows:
+            # Where there is nothing at all, `_derive` says so.
+            self.past_gate = self.past_gate or self.options.gates.failures(self.extracted)
         if self.past_gate:
             return None
         return transact(
@@ -149,6 +153,7 @@ class IndexRun:
         lists, fitness = self._build(recipe, merged, head.fitness if head is not None else ())
         if lists.indexes.equals(base.indexes) and (idle or (same and unchanged(lists, base))):
             return None
+        require_present(self.catalog, lists, base)
         return Proposal(
             lists=lists,
             recipe=recipe,

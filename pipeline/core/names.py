@@ -86,12 +86,17 @@ def public_url(location: str) -> str:
 
 def absolute_location(location: str) -> str:
     """Return a location that means the same in every folder, fit to be recorded: local paths in full, options kept."""
+    return shown_path(full_location(location))
+
+
+def full_location(location: str) -> str:
+    """Return the same to be opened: bytes of a local path that are not UTF-8 stay as Python has them."""
     parsed = parse_location(location)
     if parsed.scheme == "file":
         full = str(Path(parsed.path).absolute())
         plain = os.path.normpath(full)
         # Behind a link, ".." leads elsewhere than the text says.
-        return shown_path(plain if os.path.realpath(plain) == os.path.realpath(full) else full)
+        return plain if os.path.realpath(plain) == os.path.realpath(full) else full
     query = urlencode(parsed.options, safe=":/")
     return f"{parsed.scheme}://{parsed.path}" + (f"?{query}" if query else "")
 

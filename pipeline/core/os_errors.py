@@ -22,6 +22,8 @@ _UNFIT = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
     *(errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESHUTDOWN),
 }
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that only writing meets."""
 _SHELL = ("/dev/", "/proc/self/fd/")
 """Where a shell's pipes and standard input are named: only these are read though they are no regular files."""
 

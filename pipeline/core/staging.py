@@ -14,10 +14,12 @@ import stat
 import tempfile
 import threading
 import uuid
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
 from pipeline.core.errors import UserError
-from pipeline.core.os_errors import using
+from pipeline.core.os_errors import UNWRITABLE, using
 
 _GUARD = threading.Lock()
 _mine: tuple[int, Path, int] | None = None
@@ -27,10 +29,26 @@ _mine: tuple[int, Path, int] | None = None
 def folder(prefix: str = "stage-") -> tempfile.TemporaryDirectory[str]:
     """Return an empty folder on local disk, removed when its block ends, or after the process that made it died.
 
-    PlaceError when there can be none.
+    PlaceError when there can be none, and from a block during which the disk is found full or read-only: errors without
+    translation are of files in this folder, since stores translate theirs.
     """
-    with using(str(base())):
-        return tempfile.TemporaryDirectory(prefix=prefix, dir=_own())
+    with writing():
+        return _Folder(prefix=prefix, dir=_own())
+
+
+class _Folder(tempfile.TemporaryDirectory[str]):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with writing():
+            super().__exit__(kind, error, trace)
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                raise error
+
+
+def writing() -> AbstractContextManager[None]:
+    """Return a block in which every OSError is one of writing in these folders: PlaceError names where they lie."""
+    return using(str(base()))
 
 
 def base() -> Path:

@@ -79,12 +79,14 @@ class Spool:
         batch = rows.combine_chunks().to_batches() if isinstance(rows, pa.Table) else [rows]
         for part in batch:
             self.rows += part.num_rows
-            self._writer.write_batch(part)
+            with staging.writing():
+                self._writer.write_batch(part)
 
     def finish(self) -> Spool:
         """Complete the file; only now may it be read."""
-        self._writer.close()
-        self._sink.close()
+        with staging.writing():
+            self._writer.close()
+            self._sink.close()
         return self
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -114,14 +116,17 @@ class NewListing:
         if self._count >= BATCH:
             table = pa.Table.from_batches(self._held, SCHEMA)
             whole = self._count - self._count % BATCH
-            self._writer.write_table(table.slice(0, whole).combine_chunks(), row_group_size=BATCH)
+            with staging.writing():
+                self._writer.write_table(table.slice(0, whole).combine_chunks(), row_group_size=BATCH)
             self._held, self._count = table.slice(whole).to_batches(), self._count - whole
 
     def finish(self) -> NewListing:
         """Complete the file; only now may it be read."""
-        if self._count:
-            self._writer.write_table(pa.Table.from_batches(self._held, SCHEMA).combine_chunks(), row_group_size=BATCH)
-        self._writer.close()
+        with staging.writing():
+            if self._count:
+                rest = pa.Table.from_batches(self._held, SCHEMA).combine_chunks()
+                self._writer.write_table(rest, row_group_size=BATCH)
+            self._writer.close()
         return self
 
     def batches(self) -> Iterator[pa.RecordBatch]:

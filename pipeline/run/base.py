@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.errors import AccessError, SightlineError, UserError, of_reading
+from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError, of_reading
 from pipeline.core.types import Fault, Outcome
 from pipeline.run.faults import fault_of
 
@@ -20,6 +20,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 MAX_ATTEMPTS = 3
 """After so many lost workers or transient errors an item is set aside as poison."""
+ENDS_RUN = (AccessError, PlaceError)
+"""Every other item would fail as well: no valid credentials, or a ROOT or scratch space that cannot be written."""
 
 
 class Task(Protocol[T_contra, R_co]):
@@ -49,7 +51,7 @@ class Runner(Protocol):
     name: str
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
-        """Yield one Outcome per item. UserErrors of a task's `open` and AccessErrors are raised; others are values."""
+        """Yield one Outcome per item. UserErrors of a task's `open`, and ENDS_RUN, are raised; others are values."""
         ...
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
@@ -86,17 +88,22 @@ def depth_of(task: Task[Any, Any]) -> int:
     return int(getattr(task, "depth", 1))
 
 
+def name_of(task: Task[Any, Any]) -> str:
+    """Return what a task is called in metrics: its attribute `label`, else its type."""
+    return str(getattr(task, "label", type(task).__name__))
+
+
 def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T, R]:
     """Apply a function to an item; any Exception becomes the Outcome's error, one line without a traceback.
 
-    Only an AccessError is raised: without valid credentials every other item would fail as well.
+    Only errors that end the run are raised, see ENDS_RUN.
     """
     started = time.perf_counter()
     value, line, unread = None, None, False
     fault: Fault = ""
     try:
         value = function(item)
-    except AccessError:
+    except ENDS_RUN:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
         line, fault, unread = describe(error), fault_of(error), of_reading(error)
@@ -120,6 +127,7 @@ def describe(error: BaseException) -> str:
 
 
 __all__ = [
+    "ENDS_RUN",
     "MAX_ATTEMPTS",
     "Crew",
     "Outcome",
@@ -130,4 +138,5 @@ __all__ = [
     "attempt",
     "depth_of",
     "describe",
+    "name_of",
 ]

@@ -176,19 +176,21 @@ class ExtractWorker:
         recipe_id, writer = self._recipe_id, uuid.uuid4().hex[:12]
         with staging.folder() as folder:
             path = Path(folder) / "descriptors.parquet"
-            write_descriptors(
-                path,
-                described.images,
-                described.batch,
-                dtype=self._recipe.dtype,
-                recipe=recipe_id,
-                metadata=self._metadata,
-            )
+            with staging.writing():
+                write_descriptors(
+                    path,
+                    described.images,
+                    described.batch,
+                    dtype=self._recipe.dtype,
+                    recipe=recipe_id,
+                    metadata=self._metadata,
+                )
             artifact = self._catalog.upload(path, self._catalog.descriptor_name(recipe_id, shard.id, writer))
             rejects: Artifact | None = None
             if described.rejects:
                 path = Path(folder) / "rejects.parquet"
-                write_rejects(path, described.rejects)
+                with staging.writing():
+                    write_rejects(path, described.rejects)
                 rejects = self._catalog.upload(path, self._catalog.rejects_name(recipe_id, shard.id, writer))
         duplicates = sum(reject.status == "duplicate" for reject in described.rejects)
         record = DescriptorFile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -75,6 +76,15 @@ def test_a_base_that_is_a_link_is_refused(place: Path) -> None:
     staging.base().symlink_to(place / "elsewhere")
     with pytest.raises((UserError, FileExistsError)):
         staging.folder()
+
+
+def test_a_disk_that_fills_up_during_a_block_is_named(place: Path) -> None:
+    line = rf"^{staging.base()}: .*No space left on device.*free space"
+    with pytest.raises(PlaceError, match=line), staging.folder() as folder:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not Path(folder).exists()
+    with pytest.raises(OSError, match="denied"), staging.folder():
+        raise PermissionError(errno.EACCES, "denied")
 
 
 def test_a_place_that_takes_no_folder_is_named(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run refuses to publish: an empty source, too many removals, too many rejects; and how each gate is opened."""
+"""What a run refuses to publish: an empty source, many removals, rejects or failed shards; and how gates are opened."""
 
 from __future__ import annotations
 
@@ -185,6 +185,42 @@ def test_a_gated_run_says_why_images_were_rejected(tmp_path: Path) -> None:
 def test_a_run_that_rejects_everything_says_why_with_an_example(tmp_path: Path) -> None:
     source = write_files(tmp_path / "src", {"bad.jpg": b"none", "worse.jpg": b"no image"})
     with pytest.raises(SightlineError, match=r"all 2 images were rejected: 2 x not an image .*, e.g. 'bad.jpg'"):
+        index(source, tmp_path / "root")
+
+
+@pytest.mark.parametrize(("broken", "gated"), [(10, False), (11, True)])
+def test_more_than_ten_shards_and_a_fifth_do_not_fail_and_are_published_over(
+    tmp_path: Path, broken: int, gated: bool
+) -> None:
+    tars = {f"{n:02d}.tar": tar_bytes(many(2, f"{n}/")) for n in range(30)}
+    bad = {name: data[:600] for name, data in list(tars.items())[:broken]}
+    source, root = write_files(tmp_path / "src", {**tars, **bad}), tmp_path / "root"
+    report = index(source, root)
+    assert (report.exit_code, report.published, len(report.set_aside)) == (4, not gated, broken)
+    if gated:
+        assert "11 of 30 shards failed (e.g. " in report.past_gate
+        assert "--max-failed-rate 0.2" in report.past_gate
+        assert not (root / "snapshots").exists()
+        allowed = index(source, root, max_failed_rate=0.5)
+        assert (allowed.exit_code, allowed.published) == (4, True)
+    assert published(root) == (1, 2 * (30 - broken))
+    write_files(source, tars)
+    assert index(source, root, recipe=AGAIN).exit_code == 0
+    assert published(root) == (2, 60)
+
+
+def test_shards_that_fail_beside_a_published_collection_are_gated_too(tmp_path: Path) -> None:
+    source, root = write_files(tmp_path / "src", {"a.tar": tar_bytes(many(3))}), tmp_path / "root"
+    index(source, root)
+    write_files(source, {f"b{n:02d}.tar": tar_bytes(many(2))[:600] for n in range(11)})
+    report = index(source, root, recipe=AGAIN)
+    assert (report.exit_code, published(root)) == (4, (1, 3))
+    assert "11 of 11 shards failed" in report.past_gate
+
+
+def test_where_every_shard_of_a_new_collection_fails_the_run_fails(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "src", {f"b{n:02d}.tar": tar_bytes(many(2))[:600] for n in range(12)})
+    with pytest.raises(SightlineError, match="nothing could be indexed"):
         index(source, tmp_path / "root")
 
 

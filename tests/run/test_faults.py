@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError
 from pipeline.core.types import Fault
 from pipeline.run.faults import fault_of
 from pipeline.run.inline import InlineRunner
@@ -60,4 +60,30 @@ class Sick:
 def test_a_broken_process_ends_an_inline_run_instead_of_failing_every_item(depth: int) -> None:
     outcomes = InlineRunner().map(Sick(at=3, depth=depth), range(100))
     with pytest.raises(SightlineError, match=r"this process is broken .*device-side assert"):
+        assert [outcome.value for outcome in outcomes] == [0, 1, 2]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Meets an error at one number; later ones must never be tried."""
+
+    error: SightlineError
+    depth: int = 1
+    uses_gpu = False
+
+    def open(self, threads: int) -> Callable[[int], int]:
+        def call(number: int) -> int:
+            assert number <= 3 + self.depth, "the run has ended"
+            if number == 3:
+                raise self.error
+            return number
+
+        return call
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("error", [PlaceError("/scratch: cannot be written"), AccessError("expired")])
+def test_an_error_that_every_item_would_meet_ends_an_inline_run(error: SightlineError, depth: int) -> None:
+    outcomes = InlineRunner().map(Refused(error, depth), range(100))
+    with pytest.raises(type(error), match=str(error)):
         assert [outcome.value for outcome in outcomes] == [0, 1, 2]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import threading
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from jobs.runners import RunnerOptions
-from pipeline.core.errors import UserError
+from pipeline.core.errors import PlaceError, UserError
 from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, run, write_files
 from tests.test_infra import exported
@@ -68,6 +69,8 @@ class Work:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 13:
             raise ValueError("unlucky")
+        if number == 17:
+            raise PlaceError("/scratch: cannot be written")
         return number * number
 
 
@@ -133,6 +136,11 @@ def test_i13_the_company_of_a_deadly_item_is_not_set_aside_with_it(runner) -> No
 def test_a_task_that_cannot_be_opened_ends_the_run_with_its_own_error(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UserError, match="mend it"):
         list(runner.map(Work(str(tmp_path), broken=True), [1]))
+
+
+def test_a_place_that_cannot_be_written_ends_the_run_and_its_node_is_named(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(PlaceError, match=rf"/scratch: cannot be written \(on node {platform.node()}\)"):
+        list(runner.map(Work(str(tmp_path)), [1, 17, *[2] * 50]))
 
 
 def test_items_are_pulled_as_workers_become_free(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of
+from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, name_of
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Work, crew
 from pipeline.run.ray.losses import Losses, reason_of
@@ -72,7 +72,7 @@ class RayRunner:
                 self._recruit(task, calls, work)
                 members = crew(calls)
                 opening = sum(member.opening for member in members)
-                self._metrics.crew(type(task).__name__, busy=len(members) - opening, opening=opening)
+                self._metrics.crew(name_of(task), busy=len(members) - opening, opening=opening)
                 ready, _ = ray.wait(list(calls), num_returns=1, timeout=LOOK_SECONDS)
                 for reference in ready:
                     yield from self._settle(reference, calls, task, work)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from pipeline.core.errors import AccessError, SightlineError
+from pipeline.core.errors import PlaceError, SightlineError
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt, describe
+from pipeline.run.base import ENDS_RUN, Task, attempt, describe, name_of
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
 
@@ -41,7 +42,7 @@ class _Worker:
 
     def open(self, task: Task[Any, Any], threads: int) -> Opened:
         """Open a task; say where, and why it could not be opened."""
-        self._function, self._task = None, type(task).__name__
+        self._function, self._task = None, name_of(task)
         node = str(ray.get_runtime_context().get_node_id())
         try:
             self._function = task.open(threads)
@@ -51,12 +52,15 @@ class _Worker:
             return Opened(node=node, error=SightlineError(describe(error)), broken=fault_of(error) == "worker")
         return Opened(node=node)
 
-    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | AccessError:
+    def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | SightlineError:
         """Carry out one item; an error that ends the run is returned in place of an outcome."""
         assert self._function is not None, "the driver stops when a worker did not open"
         try:
             outcome = attempt(self._function, item, attempts)
-        except AccessError as error:
+        except PlaceError as error:
+            # Scratch space is that of one node.
+            return PlaceError(f"{error} (on node {platform.node()})")
+        except ENDS_RUN as error:
             return error
         self._metrics.count(self._task, outcome)
         return outcome
