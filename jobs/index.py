@@ -180,6 +180,7 @@ def _run_options(options: IndexOptions, planned: _Planned) -> RunOptions:
         gates=planned.gates,
         max_read_errors=options.max_read_errors,
         retrain=options.retrain,
+        refit=options.refit,
         recipe_file=planned.built.made_by,
     )
 

@@ -54,6 +54,7 @@ class RunOptions:
     gates: Gates
     max_read_errors: int
     retrain: str
+    refit: bool = False
     recipe_file: str = ""
 
 
@@ -104,6 +105,7 @@ class IndexRun:
     def _fits(self) -> Fits:
         return Fits(
             source=self.options.source,
+            after=self._after,
             root=self.options.root,
             catalog=self.catalog,
             runner=self.runner,
@@ -111,6 +113,13 @@ class IndexRun:
             extract=lambda recipe, sample: self._extract(recipe, sample, "sample", len(sample)),
             warnings=self.warnings,
         )
+
+    @property
+    def _after(self) -> str:
+        """What the fits of this run come after: the recipe of the head; a snapshot, where they are to be made again."""
+        if self.options.refit:
+            return f"snapshot {self.head.version if self.head is not None else 0}"
+        return self.head.recipe.fingerprint if self.head is not None else ""
 
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
         """Extract shards, or use their completion records."""
