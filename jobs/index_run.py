@@ -37,6 +37,7 @@ from pipeline.stages.commit import Proposal, conflict, transact
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
+from pipeline.stages.fill_index import lacking
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge, unchanged
 
@@ -142,7 +143,7 @@ class IndexRun:
         base, change = self._over(head, recipe, files)
         same = head is not None and head.recipe.fingerprint == recipe.fingerprint
         idle = same and not change.plan.changes
-        if idle and (head is not self.head or self.options.retrain == "never"):
+        if idle and (head is not self.head or self.options.retrain == "never") and not lacking(base, recipe):
             return None
         merged = merge(base, change, recipe, partial(find_keys, self.options.root, self.runner))
         if merged.by_content:
