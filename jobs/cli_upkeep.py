@@ -11,6 +11,7 @@ from jobs import convert as convert_job
 from jobs import delete as delete_job
 from jobs import expire as expire_job
 from jobs import output
+from jobs import repair as repair_job
 from jobs import rollback as rollback_job
 from jobs import verify as verify_job
 from jobs.cli_options import Command, Json, Root, RunnerKind
@@ -138,9 +139,14 @@ def compact(
 def verify(
     root: Root,
     snapshot: Annotated[int | None, typer.Option(help="Which one. [default: the head]")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Publish the head without what is broken; `index` makes it again.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Check size and sha256 of everything that a snapshot names."""
+    if repair:
+        return _repair(root, snapshot, as_json=as_json)
     result = verify_job.verify(root, Reporter(), snapshot)
     data: dict[str, Any] = {**vars(result), "ok": not result.faults}
     summary = f"snapshot {result.snapshot}: {result.objects} objects, {human_bytes(result.bytes)}"
@@ -166,6 +172,17 @@ def convert(
 COMMANDS: tuple[Command, ...] = tuple(
     (command, {}) for command in (verify, delete, restore, rollback, tag, expire, compact, convert)
 )
+
+
+def _repair(root: str, snapshot: int | None, *, as_json: bool) -> int:
+    if snapshot is not None:
+        raise UserError("--repair", "mends the head only", "leave --snapshot out")
+    verified, repaired = repair_job.repair(repair_job.RepairOptions(root=root), Reporter())
+    data: dict[str, Any] = {**vars(verified), "ok": not verified.faults, "repaired": vars(repaired)}
+    summary = f"snapshot {verified.snapshot}: {verified.objects} objects, {human_bytes(verified.bytes)}"
+    good = [f"{summary}, all as recorded"]
+    output.emit(data, as_json=as_json, lines=[*verified.faults, *repair_job.lines(repaired)] or good)
+    return 1 if repaired.left else 0
 
 
 def _keys(keys: list[str] | None, from_file: str | None) -> list[str]:

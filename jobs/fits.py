@@ -10,7 +10,7 @@ from jobs.outcomes import value_of
 from jobs.progress import Reporter
 from jobs.reasons import reject_reasons
 from pipeline.core.errors import SightlineError
-from pipeline.core.names import public_url
+from pipeline.core.names import place, public_url
 from pipeline.core.types import Artifact, DescriptorFile, Shard
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
@@ -19,18 +19,33 @@ from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness
 from pipeline.run.base import Runner
-from pipeline.stages.fit import CodebookTask, MomentsTask, What, complete, fit_whitening, fitted, sample_shards
+from pipeline.stages.fit import (
+    CodebookTask,
+    MomentsTask,
+    What,
+    complete,
+    fit_key,
+    fit_whitening,
+    fitted,
+    run_key,
+    sample_shards,
+)
 from pipeline.stages.fit_drift import FITS, FitDriftTask, fit_items, judged_fits
 
+NAMES: dict[What, str] = {"encode": "codebook", "whiten": "whitening"}
 Extract = Callable[[Recipe, list[Shard]], Extracted]
 """Extracts the sample of a fit by a recipe."""
 
 
 @dataclass(kw_only=True)
 class Fits:
-    """Makes what a recipe leaves to be fitted. warnings: what is to be said of the samples, in words."""
+    """Makes what a recipe leaves to be fitted. warnings: what is to be said of the samples, in words.
+
+    after: what the fits come after: a killed run's fits are taken up by the next run after the same.
+    """
 
     source: str
+    after: str
     root: str
     catalog: Catalog
     runner: Runner
@@ -48,7 +63,15 @@ class Fits:
         if spec is None or spec.artifact is not None:
             return recipe
         sample = sample_shards(plan.shards(), spec)
-        return fitted(self.catalog, recipe, sample, what) or fit(recipe, sample)
+        keys = self._keys(recipe, sample, what)
+        known = fitted(self.catalog, recipe, what, keys)
+        if known is not None and fitted(self.catalog, recipe, what, keys[1:]) is None:
+            self.reporter.say(f"{NAMES[what]}: going on with the one that an earlier run fitted; --refit fits it again")
+        return known or fit(recipe, sample)
+
+    def _keys(self, recipe: Recipe, sample: list[Shard], what: What) -> tuple[str, str]:
+        run = run_key(recipe, what, source=place(self.source), after=self.after)
+        return run, fit_key(recipe, sample, what)
 
     def _fit_codebook(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         assert recipe.encode is not None, "only what a recipe has is fitted"
@@ -57,7 +80,7 @@ class Fits:
             task = CodebookTask(root=self.root, encode=recipe.encode)
             (outcome,) = self.runner.map(task, [tuple(files)])
             phase.advance()
-        return complete(self.catalog, recipe, sample, "encode", value_of(outcome))
+        return complete(self.catalog, recipe, "encode", self._keys(recipe, sample, "encode"), value_of(outcome))
 
     def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         files = self._sampled(recipe.raw, sample, "whitening")
@@ -69,7 +92,7 @@ class Fits:
             recipe, warning = fit_whitening(
                 self.catalog,
                 recipe,
-                sample,
+                self._keys(recipe, sample, "whiten"),
                 [moments[file.id] for file in files],
                 images=sum(file.indexed for file in files),
             )

@@ -40,6 +40,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
+from pipeline.stages.fill_index import lacking
 from pipeline.stages.kinds import source_spec
 
 
@@ -60,6 +61,9 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
         catalog.require_exclusive()
         planned = _plan(options, catalog, head, reporter)
         if planned.seen.past_gate or _nothing_to_do(options, planned, head):
+            if not planned.seen.past_gate:
+                # What was lost from ROOT, and is given again, is stored again.
+                _store_blobs(catalog, planned.built)
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
         if head is None and not planned.plan.count("add"):
             raise UserError(
@@ -171,6 +175,8 @@ def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | No
         return False
     if planned.plan.count("add") or planned.plan.count("drop"):
         return False
+    if lacking(planned.base, planned.recipe):
+        return False
     return options.retrain == "never" or (options.retrain == "auto" and not drifted_indexes(head.fitness))
 
 
@@ -185,6 +191,7 @@ def _run_options(options: IndexOptions, planned: _Planned) -> RunOptions:
         gates=planned.gates,
         max_read_errors=options.max_read_errors,
         retrain=options.retrain,
+        refit=options.refit,
         recipe_file=planned.built.made_by,
     )
 

@@ -37,6 +37,7 @@ from pipeline.stages.commit import Proposal, conflict, transact
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
+from pipeline.stages.fill_index import lacking
 from pipeline.stages.kinds import extract_spec
 from pipeline.stages.merge import Change, Merged, merge, unchanged
 from pipeline.stages.present import require_present
@@ -55,6 +56,7 @@ class RunOptions:
     gates: Gates
     max_read_errors: int
     retrain: str
+    refit: bool = False
     recipe_file: str = ""
 
 
@@ -108,6 +110,7 @@ class IndexRun:
     def _fits(self) -> Fits:
         return Fits(
             source=self.options.source,
+            after=self._after,
             root=self.options.root,
             catalog=self.catalog,
             runner=self.runner,
@@ -115,6 +118,13 @@ class IndexRun:
             extract=lambda recipe, sample: self._extract(recipe, sample, "sample", len(sample)),
             warnings=self.warnings,
         )
+
+    @property
+    def _after(self) -> str:
+        """What the fits of this run come after: the recipe of the head; a snapshot, where they are to be made again."""
+        if self.options.refit:
+            return f"snapshot {self.head.version if self.head is not None else 0}"
+        return self.head.recipe.fingerprint if self.head is not None else ""
 
     def _extract(self, recipe: Recipe, shards: Iterable[Shard], name: str, total: int) -> Extracted:
         """Extract shards, or use their completion records."""
@@ -137,7 +147,7 @@ class IndexRun:
         base, change = self._over(head, recipe, files)
         same = head is not None and head.recipe.fingerprint == recipe.fingerprint
         idle = same and not change.plan.changes
-        if idle and (head is not self.head or self.options.retrain == "never"):
+        if idle and (head is not self.head or self.options.retrain == "never") and not lacking(base, recipe):
             return None
         merged = merge(base, change, recipe, partial(find_keys, self.options.root, self.runner))
         if merged.by_content:

@@ -32,8 +32,14 @@ def verify(root: str, reporter: Reporter, version: int | None = None) -> Verifie
     """Read everything that a snapshot names and compare sizes and digests."""
     catalog = Catalog(open_store(root))
     snapshot = catalog.require_head() if version is None else catalog.load_kept(version)
+    return check(catalog, snapshot, reporter)[0]
+
+
+def check(catalog: Catalog, snapshot: Snapshot, reporter: Reporter) -> tuple[Verified, frozenset[str]]:
+    """Read everything that a snapshot names; return also the names of the objects that are not as recorded."""
     objects = total = 0
     faults: list[str] = []
+    broken: set[str] = set()
     with reporter.phase("verify", None, "objects") as phase:
         for artifact in reachable(catalog, snapshot):
             objects, total = objects + 1, total + artifact.bytes
@@ -43,7 +49,9 @@ def verify(root: str, reporter: Reporter, version: int | None = None) -> Verifie
                     catalog.fetch(artifact, Path(folder))
             except IntegrityError as error:
                 faults.append(str(error))
-    return Verified(snapshot=snapshot.version, objects=objects, bytes=total, faults=tuple(faults))
+                broken.add(artifact.uri)
+    verified = Verified(snapshot=snapshot.version, objects=objects, bytes=total, faults=tuple(faults))
+    return verified, frozenset(broken)
 
 
 def reachable(catalog: Catalog, snapshot: Snapshot) -> Iterator[Artifact]:

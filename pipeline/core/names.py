@@ -103,12 +103,13 @@ def full_location(location: str) -> str:
 
 def same_place(one: str, other: str) -> bool:
     """Tell whether two locations are one place: links are followed. How a service is reached makes no difference."""
-
-    def place(location: str) -> tuple[str, str]:
-        parsed = parse_location(location)
-        return parsed.scheme, os.path.realpath(parsed.path) if parsed.scheme == "file" else parsed.path
-
     return place(one) == place(other)
+
+
+def place(location: str) -> str:
+    """Return what two locations of one place have in common, see `same_place`."""
+    parsed = parse_location(location)
+    return f"{parsed.scheme}://{os.path.realpath(parsed.path) if parsed.scheme == 'file' else parsed.path}"
 
 
 def join_location(location: str, name: str) -> str:

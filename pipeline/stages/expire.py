@@ -25,6 +25,7 @@ from pipeline.publish.snapshot import Snapshot
 
 DAY = 86_400.0
 DATA = ("descriptors", "indexes", "artifacts", "manifests")
+FITS = ("/whitening.safetensors", "/codebook.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,8 @@ def _garbage(catalog: Catalog, kept: Iterable[int], before: float) -> tuple[tupl
                 records[entry.path] = entry
             elif entry.modified <= before and entry.path not in reached:
                 data[entry.path] = entry
+    unfinished_runs = _unfinished_runs(catalog, records.values(), reached, before)
+    data = {path: entry for path, entry in data.items() if not path.startswith(unfinished_runs)}
     spent = []
     shards = {_record_of(path) for path in data if path.startswith("descriptors/")}
     for name, entry in records.items():
@@ -187,13 +190,37 @@ def _garbage(catalog: Catalog, kept: Iterable[int], before: float) -> tuple[tupl
             continue
         named = _named(store, name)
         if named is not None and all(uri in data or not (uri in reached or store.exists(uri)) for uri in named):
-            if entry.modified <= before:
+            # Without its fits, few and small, what an unfinished run has made is worth nothing.
+            needed = unfinished_runs and bool(named) and named[0].endswith(FITS)
+            if entry.modified <= before and not needed:
                 spent.append(entry)
             else:
                 # A run may still take up what a young record names, however old the data are.
                 for uri in named:
                     data.pop(uri, None)
     return tuple(spent), tuple(data.values())
+
+
+def _unfinished_runs(catalog: Catalog, records: Iterable[Entry], reached: set[str], before: float) -> tuple[str, ...]:
+    """Return the folders of descriptors of unfinished runs, which their reruns take up.
+
+    Such a folder is as young as the newest shard in it that was never published: a run of many days that was killed has
+    old shards, too.
+    """
+    young = {entry.path for entry in records if entry.path.startswith("descriptors/") and entry.modified > before}
+    young -= {_record_of(path) for path in reached}
+    if not young:
+        return ()
+    # What was published and given up since is no part of a run. The snapshot that named it first is younger than it.
+    for entry in catalog.store.list("snapshots"):
+        if entry.modified > before and entry.path[-13:-5].isdigit():
+            try:
+                part = catalog.load(int(entry.path[-13:-5])).descriptors
+                table = manifests.from_parquet(catalog.read(part), manifests.DESCRIPTORS, part.uri)
+            except (IntegrityError, NotFoundError):
+                continue
+            young -= {_record_of(path) for path in manifests.uris(table, "artifact")}
+    return tuple(sorted({f"{name.rpartition('/')[0]}/" for name in young}))
 
 
 def _record_of(path: str) -> str:

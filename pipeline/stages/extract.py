@@ -138,10 +138,7 @@ class ExtractWorker:
     def _reused(self, shard: Shard) -> Described | None:
         """Return what another recipe has of a shard, with the metadata of this one; None where the images differ."""
         for recipe_id in self._donors:
-            try:
-                stored = self._stored(recipe_id, shard)
-            except (NotFoundError, IntegrityError):
-                continue  # collected, or broken: what is only of use to save work is not needed
+            stored = self._stored(recipe_id, shard)
             if stored is not None:
                 return with_metadata(stored, self._source.images(shard))
         return None
@@ -164,6 +161,12 @@ class ExtractWorker:
         record = self._catalog.record(self._catalog.record_name(recipe_id, shard.id), DescriptorFile)
         if record is None:
             return None
+        try:
+            return self._described(record)
+        except (NotFoundError, IntegrityError):
+            return None  # collected, or broken: what is only of use to save work is not needed
+
+    def _described(self, record: DescriptorFile) -> Described:
         with staging.folder() as folder:
             reader = DescriptorReader(self._catalog.fetch(record.artifact, Path(folder)), record.artifact.uri)
             images, batch = reader.images(), reader.batch()

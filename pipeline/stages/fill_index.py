@@ -91,6 +91,11 @@ def unheld(lists: Lists, kind: str) -> Ints:
     return np.flatnonzero(wanted.to_numpy())
 
 
+def lacking(lists: Lists, recipe: Recipe) -> bool:
+    """Tell whether an index kind of the recipe lacks descriptor files, as after a repair."""
+    return any(len(unheld(lists, spec.kind)) > 0 for spec in recipe.indexes)
+
+
 def groups(descriptors: pa.Table, places: Ints, max_rows: int) -> list[Ints]:
     """Cut places of a descriptor table into runs of at most `max_rows` rows; a larger file is one by itself."""
     cuts, held = [0], 0

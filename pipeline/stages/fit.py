@@ -109,14 +109,29 @@ def fit_key(recipe: Recipe, shards: Sequence[Shard], what: What) -> str:
     return digest_of(key)
 
 
-def fitted(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What) -> Recipe | None:
-    """Return the recipe with its whitening, or codebook, if this fit has been completed before."""
-    record = catalog.record(catalog.artifact_record_name(fit_key(recipe, shards, what)), Artifact)
-    return None if record is None else _with(recipe, what, record)
+def run_key(recipe: Recipe, what: What, *, source: str, after: str) -> str:
+    """Return the key under which runs that follow the same head share a fit, whatever their sample is.
+
+    A source grows while it is indexed: the descriptors that a killed run finished count only by its own fit.
+    source: its place. after: what the fit comes after, "" where nothing has been published.
+    """
+    return digest_of({"run": fit_key(recipe, (), what), "source": source, "after": after})
+
+
+def fitted(catalog: Catalog, recipe: Recipe, what: What, keys: Sequence[str]) -> Recipe | None:
+    """Return the recipe with its whitening, or codebook, if this fit has been completed before under one of the keys.
+
+    The first key that has a record counts.
+    """
+    for key in keys:
+        record = catalog.record(catalog.artifact_record_name(key), Artifact)
+        if record is not None:
+            return complete(catalog, recipe, what, keys[: keys.index(key)], record)
+    return None
 
 
 def fit_whitening(
-    catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], moments: Sequence[Artifact], *, images: int
+    catalog: Catalog, recipe: Recipe, keys: Sequence[str], moments: Sequence[Artifact], *, images: int
 ) -> tuple[Recipe, str]:
     """Fit from the moments of the sample, in the order given.
 
@@ -130,7 +145,7 @@ def fit_whitening(
     if recipe.whiten.dims is not None and whitening.dim < recipe.whiten.dims:
         raise unreachable(recipe.whiten.dims, images, whitening.dim)
     made = catalog.put_artifact(whitening.to_bytes(), "whitening.safetensors")
-    return complete(catalog, recipe, shards, "whiten", made), small_sample(merged.count, whitening.dim)
+    return complete(catalog, recipe, "whiten", keys, made), small_sample(merged.count, whitening.dim)
 
 
 def unreachable(dims: int, images: int, supported: int) -> UserError:
@@ -152,10 +167,16 @@ def small_sample(vectors: int, dims: int) -> str:
     )
 
 
-def complete(catalog: Catalog, recipe: Recipe, shards: Sequence[Shard], what: What, artifact: Artifact) -> Recipe:
-    """Record a fit; return the recipe with the digest that counts, which another run may have recorded before."""
-    record = catalog.complete(catalog.artifact_record_name(fit_key(recipe, shards, what)), artifact)
-    return _with(recipe, what, record)
+def complete(catalog: Catalog, recipe: Recipe, what: What, keys: Sequence[str], artifact: Artifact) -> Recipe:
+    """Record a fit under its keys; return the recipe with the digest that counts: the one under the first key.
+
+    Another run may have recorded another one before.
+    """
+    for key in reversed(keys):
+        record = catalog.complete(catalog.artifact_record_name(key), artifact)
+        if key == keys[0]:
+            artifact = record
+    return _with(recipe, what, artifact)
 
 
 def _with(recipe: Recipe, what: What, artifact: Artifact) -> Recipe:

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.core.storage import open_store
+from pipeline.publish import manifests
 from pipeline.publish.leases import SWEEP, Lease, hold
+from pipeline.publish.lists import load_lists
 from pipeline.publish.marks import expired
 from pipeline.stages.expire import DAY, Retention, plan_sweep, sweep_away
-from tests.life import InMemory, in_memory
+from tests.life import RECIPE, InMemory, in_memory
 
 NOW = Retention(keep_seconds=0, grace_seconds=0)
 
@@ -95,3 +98,74 @@ class _KilledAtItsCommit:
         if name.startswith("snapshots/"):
             raise KeyboardInterrupt
         self.inner.put_if_absent(name, data)  # type: ignore[attr-defined]
+
+
+def test_a_long_run_that_was_killed_keeps_its_oldest_shards_as_long_as_its_newest(here: InMemory) -> None:
+    """The grace is that of the recipe's folder: ten days of work are not given up from their beginning."""
+    before = {entry.path for entry in here.objects.list("descriptors")}
+    here.put("08.jpg", "first day")
+    with pytest.raises(KeyboardInterrupt), here.through(_KilledAtItsCommit):
+        here.life.index()
+    oldest = {entry.path for entry in here.objects.list("descriptors")} - before
+    assert oldest
+    here.clock.now += 10 * DAY
+    here.put("09.jpg", "tenth day")
+    with pytest.raises(KeyboardInterrupt), here.through(_KilledAtItsCommit):
+        here.life.index()
+    here.life.expire(grace=7)
+    assert oldest <= set(here.objects.objects)
+    here.clock.now += 8 * DAY
+    here.life.expire(grace=7)
+    assert not oldest & set(here.objects.objects), "its newest shard is old, too"
+    here.life.index()
+    here.life.check()
+
+
+def test_what_was_published_and_changes_every_day_is_collected_all_the_same(here: InMemory) -> None:
+    first = {entry.path for entry in here.objects.list("descriptors")}
+    for day in range(12):
+        here.clock.now += DAY
+        here.put("01.jpg", f"day {day}")
+        here.life.index()
+        here.life.compact()
+        here.life.expire(grace=7)
+    left = {entry.path for entry in here.objects.list("descriptors")}
+    assert first - left
+    assert all(here.objects.stat(name).modified > here.clock.now - 8 * DAY for name in left - _reached(here))
+
+
+def test_the_fit_of_an_unfinished_run_outlives_the_grace_of_its_own_record() -> None:
+    with in_memory() as here:
+        for number in range(12):
+            here.put(f"{number:02d}.jpg", f"image {number}")
+        here.life.index()
+        whitened = f'{RECIPE}\n[whiten]\nmethod = "pca"\ndims = 4\n'
+        open_store(here.life.recipe.removesuffix("/toy.toml")).write("toy.toml", whitened.encode())
+        with pytest.raises(KeyboardInterrupt), here.through(_KilledAtItsCommit):
+            here.life.index()
+        fits = _fits(here)
+        here.clock.now += 10 * DAY
+        for number in range(12, 30):
+            here.put(f"{number:02d}.jpg", f"image {number}")
+        with pytest.raises(KeyboardInterrupt), here.through(_KilledAtItsCommit):
+            here.life.index()
+        here.life.expire(grace=7)
+        assert _fits(here) == fits
+        here.life.index()
+        assert _fits(here) == fits
+        here.life.check()
+
+
+def _fits(here: InMemory) -> set[str]:
+    return {entry.path for entry in here.objects.list("artifacts") if entry.path.endswith("whitening.safetensors")}
+
+
+def _reached(here: InMemory) -> set[str]:
+    lists = load_lists(here.life.catalog, here.life.catalog.require_head())
+    files = list(manifests.descriptor_files(lists.descriptors))
+    names = {file.artifact.uri for file in files} | {file.rejects.uri for file in files if file.rejects is not None}
+    return names | {here.life.catalog.record_name(_recipe_id(here), file.shard_id) for file in files}
+
+
+def _recipe_id(here: InMemory) -> str:
+    return here.life.catalog.require_head().recipe.descriptor_id
