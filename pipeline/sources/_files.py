@@ -114,7 +114,10 @@ class NamedFiles:
         slashed = file_name(self._store, unescaped(line).replace("\\", "/"))
         if "\\" in line and self._is_file(slashed):
             return '; there is one of that name with "/" in place of each backslash'
-        return ""
+        plain = line.strip("\"'")
+        return (
+            "; there is one of that name without the quotes" if plain not in ("", line) and self._is_file(plain) else ""
+        )
 
     def _is_file(self, name: str) -> bool:
         try:

@@ -118,6 +118,15 @@ def test_backslashes_of_windows_paths_are_recognised(tmp_path: Path, line: str) 
     assert list(reasons.values()) == ['no such file; there is one of that name with "/" in place of each backslash']
 
 
+@pytest.mark.parametrize("line", ['"0000.jpg"', "'0000.jpg'"])
+def test_quotes_around_a_path_are_recognised(tmp_path: Path, line: str) -> None:
+    write_files(tmp_path, {"0000.jpg": jpeg(0), '"as is.jpg"': jpeg(1)})
+    (tmp_path / "l.txt").write_text(f'{line}\n"as is.jpg"\n"nowhere.jpg"\n')
+    reasons = {item.key: item.reason for item in read(filelist.Spec(), tmp_path / "l.txt") if isinstance(item, Reject)}
+    there = "no such file; there is one of that name without the quotes"
+    assert reasons == {line: there, '"nowhere.jpg"': "no such file"}
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, ends: str) -> None:
     write_files(tmp_path, FILES)
