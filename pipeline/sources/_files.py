@@ -115,9 +115,9 @@ class NamedFiles:
         if "\\" in line and self._is_file(slashed):
             return '; there is one of that name with "/" in place of each backslash'
         plain = line.strip("\"'")
-        return (
-            "; there is one of that name without the quotes" if plain not in ("", line) and self._is_file(plain) else ""
-        )
+        if plain not in ("", line) and self._is_file(plain):
+            return "; there is one of that name without the quotes"
+        return ""
 
     def _is_file(self, name: str) -> bool:
         try:

@@ -190,12 +190,19 @@ def test_a_file_that_vanishes_is_a_reject(tmp_path: Path) -> None:
     [
         ({}, "is empty"),
         ({"a.txt": b"x"}, "holds no images"),
+        ({"a.heic": b"x", "b.HEIC": b"x", "c/d": b"x"}, r"holds no images, .* files, only \.heic 2, no suffix 1;"),
         ({"a.jpg": b"x", "b.tar": b"x"}, "1 tar files, 1 image files"),
     ],
 )
 def test_a_source_that_could_be_anything_is_asked_about(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
     write_files(tmp_path, files)
     with pytest.raises(UserError, match=words):
+        detect(str(tmp_path))
+
+
+def test_a_folder_of_links_that_lead_nowhere_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "away" / "a.jpg")
+    with pytest.raises(UserError, match="only links that lead nowhere, pipes or devices 1"):
         detect(str(tmp_path))
 
 
