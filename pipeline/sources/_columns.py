@@ -50,9 +50,11 @@ class Columns:
 
 def columns_of(schema: pa.Schema, image: str, key: str) -> Columns:
     """Return the column of images or vectors, and that of keys where one is wanted; ShardError lists what there is."""
+    _expect_one(schema, image)
     column = image_column(schema, image)
     if key and key not in schema.names:
         raise ShardError(f"has no column {key!r}, only {', '.join(schema.names)}; set key_column to one of them")
+    _expect_one(schema, column, key)
     kind = plain(schema.field(column).type)
     if is_vector(kind):
         return Columns(image=column, key=key, form="vector")
@@ -111,6 +113,13 @@ def is_vector(kind: pa.DataType) -> bool:
     """Tell whether cells are lists of numbers."""
     kind = plain(kind)
     return _is_list(kind) and bool(_is_number(plain(kind.value_type)))
+
+
+def _expect_one(schema: pa.Schema, *names: str) -> None:
+    """Raise ShardError where several columns have one of these names, as tables that were joined may."""
+    for name in names:
+        if schema.names.count(name) > 1:
+            raise ShardError(f"has {schema.names.count(name)} columns named {name!r}; give each a name of its own")
 
 
 def _is_there(schema: pa.Schema, path: str) -> bool:

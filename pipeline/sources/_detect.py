@@ -10,9 +10,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.places import beneath, outside
-from pipeline.core.storage import Walk, open_store, split_location, walk
+from pipeline.core.storage import Store, Walk, open_store, split_location, walk
 from pipeline.core.types import Entry
 from pipeline.sources import IMAGE_SUFFIXES, in_hidden_folder, is_system_file
+from pipeline.sources._skipped import Skipped
 from pipeline.sources._tar_stream import COMPRESSED
 
 CONTAINERS = ("tar", "parquet", "arrow", "npy")
@@ -61,9 +62,19 @@ def detect(location: str, apart: str = "") -> str:
         what = ", ".join(f"{counts[kind]} {'image' if kind == 'folder' else kind} files" for kind in found)
         raise UserError(shown, f"holds {what}", "say which with --source-kind")
     what = "is empty" if isinstance(store, LocalStore) else "holds nothing, or does not exist"
-    something = any(True for _ in islice(outside(walk(store, Walk()), location, apart), 1))
-    none = f"holds no images, {SUFFIXES} files" if something else what
+    others = _others(store, location, apart)
+    none = f"holds no images, {SUFFIXES} files, only {others}" if others else what
     raise UserError(shown, none, "check the path, or use --match and --source-kind")
+
+
+def _others(store: Store, location: str, apart: str) -> str:
+    """Return in words what a place without sources holds: its commonest suffixes; "" where it is empty."""
+    noted, passed = Walk(), Skipped()
+    for entry in islice(outside(walk(store, noted), location, apart), LOOK):
+        passed.add(entry.path)
+    counts = [f"{kind} {count}" for kind, count in passed.counts.most_common(3)]
+    counts += [f"links that lead nowhere, pipes or devices {noted.special}"] if noted.special else []
+    return ", ".join(counts)
 
 
 def _counted(entries: Iterable[Entry]) -> tuple[dict[str, int], bool]:

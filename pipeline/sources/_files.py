@@ -114,6 +114,9 @@ class NamedFiles:
         slashed = file_name(self._store, unescaped(line).replace("\\", "/"))
         if "\\" in line and self._is_file(slashed):
             return '; there is one of that name with "/" in place of each backslash'
+        plain = line.strip("\"'")
+        if plain not in ("", line) and self._is_file(plain):
+            return "; there is one of that name without the quotes"
         return ""
 
     def _is_file(self, name: str) -> bool:

@@ -81,13 +81,13 @@ class Sides:
 def stems(name: str) -> list[str]:
     """Return what the side members of an image may be called, but for their suffix; the first that knows counts.
 
-    a/x.left.jpg: a/x.left.jpg.json (after the file), a/x.left.json (after the name), a/x.json (WebDataset's sample).
+    a/x.left.jpg: a/x.left.jpg.json (after the file), a/x.left.json (after the name), a/x.json (WebDataset's sample);
+    and where a sample's own name has dots, a/x.v1.json of a/x.v1.left.jpg.
     """
     folder, slash, file = name.rpartition("/")
     start = 1 if file.startswith(".") else 0
     dots = [place for place in range(start, len(file)) if file[place] == "."]
-    ends = [len(file), *([dots[-1], dots[0]] if dots else [])]
-    return [f"{folder}{slash}{file[:end]}" for end in dict.fromkeys(ends)]
+    return [f"{folder}{slash}{file[:end]}" for end in (len(file), *reversed(dots))]
 
 
 def side_suffix(name: str) -> str:

@@ -59,3 +59,13 @@ def test_what_is_not_clear_names_the_setting(image: str, key: str, words: str) -
     schema = pa.schema([("one", pa.binary()), ("two", pa.binary()), ("n", pa.int64())])
     with pytest.raises(ShardError, match=words):
         columns_of(schema, image, key)
+
+
+@pytest.mark.parametrize("image", ["", "image"])
+@pytest.mark.parametrize("twice", ["image", "id"])
+def test_a_column_whose_name_is_not_its_own_is_refused_in_words(twice: str, image: str) -> None:
+    fields = [pa.field("image", pa.binary()), pa.field("id", pa.string())]
+    schema = pa.schema([*fields, *(field for field in fields if field.name == twice), pa.field("x", pa.int64())])
+    with pytest.raises(ShardError, match=f"has 2 columns named '{twice}'; give each a name of its own"):
+        columns_of(schema, image, "id")
+    assert columns_of(pa.schema([*fields, *(pa.field("x", pa.int64()) for _ in "ab")]), "", "id").image == "image"

@@ -118,6 +118,15 @@ def test_backslashes_of_windows_paths_are_recognised(tmp_path: Path, line: str) 
     assert list(reasons.values()) == ['no such file; there is one of that name with "/" in place of each backslash']
 
 
+@pytest.mark.parametrize("line", ['"0000.jpg"', "'0000.jpg'"])
+def test_quotes_around_a_path_are_recognised(tmp_path: Path, line: str) -> None:
+    write_files(tmp_path, {"0000.jpg": jpeg(0), '"as is.jpg"': jpeg(1)})
+    (tmp_path / "l.txt").write_text(f'{line}\n"as is.jpg"\n"nowhere.jpg"\n')
+    reasons = {item.key: item.reason for item in read(filelist.Spec(), tmp_path / "l.txt") if isinstance(item, Reject)}
+    there = "no such file; there is one of that name without the quotes"
+    assert reasons == {line: there, '"nowhere.jpg"': "no such file"}
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, ends: str) -> None:
     write_files(tmp_path, FILES)
@@ -181,12 +190,19 @@ def test_a_file_that_vanishes_is_a_reject(tmp_path: Path) -> None:
     [
         ({}, "is empty"),
         ({"a.txt": b"x"}, "holds no images"),
+        ({"a.heic": b"x", "b.HEIC": b"x", "c/d": b"x"}, r"holds no images, .* files, only \.heic 2, no suffix 1;"),
         ({"a.jpg": b"x", "b.tar": b"x"}, "1 tar files, 1 image files"),
     ],
 )
 def test_a_source_that_could_be_anything_is_asked_about(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
     write_files(tmp_path, files)
     with pytest.raises(UserError, match=words):
+        detect(str(tmp_path))
+
+
+def test_a_folder_of_links_that_lead_nowhere_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "away" / "a.jpg")
+    with pytest.raises(UserError, match="only links that lead nowhere, pipes or devices 1"):
         detect(str(tmp_path))
 
 

@@ -200,15 +200,16 @@ def test_side_members_count_wherever_they_lie(tmp_path: Path, order: Callable[[l
 
 
 def test_an_image_may_be_named_by_sample_by_name_or_by_file(tmp_path: Path) -> None:
-    members = [(f"{name}.jpg", b"1") for name in ("x.left", "x.right", "y", "z.1.2", ".hidden")]
+    members = [(f"{name}.jpg", b"1") for name in ("x.left", "x.right", "y", "z.1.2", ".hidden", "s.v1.a")]
     sides = {"x.json": 1, "x.left.json": 2, "y.jpg.json": 3, "z.1.2.json": 4, "z.1.json": 5, ".hidden.json": 6}
-    sides["a/y.json"] = 7
+    sides |= {"a/y.json": 7, "s.v1.json": 8, "s.json": 9}
     assert told(tmp_path, *members, *((name, side(number)) for name, number in sides.items())) == {
         "x.left.jpg": 2,
         "x.right.jpg": 1,
         "y.jpg": 3,
         "z.1.2.jpg": 4,
         ".hidden.jpg": 6,
+        "s.v1.a.jpg": 8,
     }
 
 
