@@ -59,7 +59,7 @@ def test_an_index_that_has_no_room_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "match"),
-    [("[indexes.ivfpq]\nm = 7\n", "does not divide"), ("[indexes.lsh]\nnbits = 12\n", "multiple of 8")],
+    [("[indexes.ivfpq]\nm = 7\n", "is no code size"), ("[indexes.lsh]\nnbits = 12\n", "multiple of 8")],
 )
 def test_settings_of_an_index_that_cannot_be_are_refused(tmp_path: Path, table: str, match: str) -> None:
     text = '[extractor]\nkind = "pooled"\nbackbone = "squeezenet1_1"\nweights = "random:0"\nresize = "longest:64"\n'
