@@ -65,6 +65,10 @@ def extractor_settings(options: NamedSettings, stated: Stated, blobs: dict[str, 
     for name in options.names:
         if ("weights" if name == "model" else name) not in fields:
             raise UserError(f"--{name.replace('_', '-')}", f"is no setting of {body['kind']}", "leave it out")
+    # These are looked up before the settings are checked as a whole.
+    for name, form in (("backbone", str), ("weights", str | dict)):
+        if name in fields and not isinstance(body.get(name) or "", form):
+            raise UserError(f"extract {body['kind']}", f"{name}: is no name (got {body[name]!r:.80})", "write a string")
     if options.model is not None:
         _use_checkpoint(options.model, stated, body, blobs)
     elif "weights" in fields:
