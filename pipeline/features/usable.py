@@ -60,7 +60,8 @@ class Whitened:
         """Return what is wrong with an image that has no row left; zero_means: see ExtractSpec."""
         if self.not_finite[self.images == image].any():
             return NOT_FINITE
-        return f"{ZERO}: {zero_means}" if zero_means else ZERO
+        # A comma: what follows a colon is left out where reasons are counted.
+        return f"{ZERO}, {zero_means}" if zero_means else ZERO
 
 
 def whitened(batch: DescriptorBatch, whiten: Callable[[Floats], Floats] | None, dtype: DType) -> Whitened:

@@ -160,7 +160,7 @@ class KdTreeSearcher:
         wanted = _faiss.overfetch(k, live=live.count, rows=self.rows)
         checks = max(int((effort or self._checks) / live.share), 4 * wanted)
         dear = live.count < self.rows and ROWS_PER_LEAF * checks >= self.rows
-        if self._index is None or 4 * wanted >= self.rows or dear:
+        if self._index is None or not len(queries) or 4 * wanted >= self.rows or dear:
             return self._all(queries, k, live)
         rows, distance = self._index.knnSearch(queries, wanted, params={"checks": checks})
         rows = np.where((rows >= 0) & (rows < self.rows), rows, -1).astype(np.int64)
@@ -176,7 +176,7 @@ class KdTreeSearcher:
         step = max(1, AT_ONCE // max(1, self.rows))
         names = np.where(live.marks, self._ids, -1)
         parts = []
-        for start in range(0, len(queries), step):
+        for start in range(0, max(1, len(queries)), step):
             similarity = np.where(live.marks, queries[start : start + step] @ self._vectors.T, -np.inf)
             parts.append(top(similarity, names, k))
         scores, ids = (np.concatenate(columns) for columns in zip(*parts, strict=True))

@@ -73,6 +73,15 @@ def test_a_vector_finds_itself_first(spec: IndexSpec, tmp_path: Path) -> None:
     assert np.mean([i in row for i, row in enumerate(ids)]) > 0.95
 
 
+def test_no_queries_have_no_results(spec: IndexSpec, tmp_path: Path) -> None:
+    for rows in (1, 90, 3000):
+        x = unit(rows, 16)
+        _, searcher = filled(spec, x, tmp_path)
+        for exclude in (NOBODY, row_ids(0, rows // 2), row_ids(0, rows)):
+            scores, ids = searcher.search(x[:0], 5, exclude=exclude)
+            assert len(scores) == len(ids) == 0
+
+
 def test_results_are_ordered_and_scores_estimate_the_cosine(spec: IndexSpec, tmp_path: Path) -> None:
     x = unit(600, 64)
     _, searcher = filled(spec, x, tmp_path)

@@ -51,8 +51,9 @@ def test_an_image_of_one_colour_has_no_gradients_and_is_said_to(tmp_path: Path, 
     options = RecipeOptions(recipe=str(tmp_path / "hog.toml"), indexes=("flat",), whiten=whiten)
     report = run(source, tmp_path / "root", recipe=options, files=4)
     assert (report.images["indexed"], report.images["rejected"]) == (6, 1)
-    assert set(reasons(tmp_path / "root").values()) == {"the descriptor is zero: the image has one colour"}
-    with pytest.raises(UserError, match=r"^flat\.png: the descriptor is zero: the image has one colour; give another"):
+    assert [reason.reason for reason in report.reject_reasons] == ["the descriptor is zero, the image has one colour"]
+    assert set(reasons(tmp_path / "root").values()) == {"the descriptor is zero, the image has one colour"}
+    with pytest.raises(UserError, match=r"^flat\.png: the descriptor is zero, the image has one colour; give another"):
         extractor(tmp_path / "root").describe(FLAT, "flat.png")
 
 

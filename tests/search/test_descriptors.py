@@ -19,6 +19,7 @@ from tests.builders import QUICK, images, run, write_files
 
 @pytest.fixture(params=["float16", "float32", "binary"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    # Signs of what is never negative say nothing: codes are made of whitened descriptors.
     whiten = "pca" if request.param == "binary" else "none"
     recipe = RecipeOptions(**{**vars(QUICK), "dtype": request.param, "whiten": whiten})
     run(write_files(tmp_path / "src", images(30)), tmp_path / "root", recipe=recipe, files=9)
