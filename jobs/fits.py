@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobs.extraction import Extracted, nothing_because
 from jobs.outcomes import value_of
@@ -57,7 +57,7 @@ class Fits:
             task = CodebookTask(root=self.root, encode=recipe.encode)
             (outcome,) = self.runner.map(task, [tuple(files)])
             phase.advance()
-        return complete(self.catalog, recipe, sample, "encode", value_of(outcome))
+        return complete(self.catalog, recipe, _read(sample, files), "encode", value_of(outcome))
 
     def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         files = self._sampled(recipe.raw, sample, "whitening")
@@ -69,7 +69,7 @@ class Fits:
             recipe, warning = fit_whitening(
                 self.catalog,
                 recipe,
-                sample,
+                _read(sample, files),
                 [moments[file.id] for file in files],
                 images=sum(file.indexed for file in files),
             )
@@ -85,6 +85,14 @@ class Fits:
             why = nothing_because(extracted, reject_reasons(self.catalog, extracted.files)) or "the source is empty"
             raise SightlineError(f"{public_url(self.source)}: {what} has no sample: {why}")
         return sorted(manifests.descriptor_files(extracted.files), key=lambda file: file.shard_id)
+
+
+def _read(sample: list[Shard], files: list[DescriptorFile]) -> list[Shard]:
+    """Return the sample as it was read: a fit of a part of it is not recorded as that of the whole."""
+    ids = {file.shard_id for file in files}
+    whole = [shard for shard in sample if shard.id in ids]
+    parts = ids.difference(shard.id for shard in whole)
+    return sorted([*whole, *(replace(sample[0], id=name) for name in parts)], key=lambda shard: shard.id)
 
 
 def measure_fits(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from pipeline.core import memory
-from pipeline.core.errors import NotFoundError
 from pipeline.core.memory import MemoryStore
 from pipeline.core.types import Entry
 from tests.faulty import Watched

@@ -141,7 +141,7 @@ def test_images_that_were_tried_again_stay_when_metadata_are_declared(store: Men
     index(tmp_path)
     store.broken.clear()
     index(tmp_path, retry_rejected="")
-    run("memory://mended/src", tmp_path, recipe=RecipeOptions(metadata={"txt": "string"}))
+    run("memory://mended/src", tmp_path, recipe=RecipeOptions(metadata="txt:string"))
     assert counts(tmp_path) == (6, 0, 6)
 
 
