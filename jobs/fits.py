@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobs.extraction import Extracted, nothing_because
 from jobs.outcomes import value_of
@@ -73,6 +73,13 @@ class Fits:
         run = run_key(recipe, what, source=place(self.source), after=self.after)
         return run, fit_key(recipe, sample, what)
 
+    def _read_keys(
+        self, recipe: Recipe, sample: list[Shard], files: list[DescriptorFile], what: What
+    ) -> tuple[str, ...]:
+        """Return the keys of a fit that was made of some files: of a part of the sample alone when some were unread."""
+        read = _read(sample, files)
+        return self._keys(recipe, sample, what) if read == sample else (fit_key(recipe, read, what),)
+
     def _fit_codebook(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         assert recipe.encode is not None, "only what a recipe has is fitted"
         files = self._sampled(recipe.local, sample, "codebook")
@@ -80,7 +87,8 @@ class Fits:
             task = CodebookTask(root=self.root, encode=recipe.encode)
             (outcome,) = self.runner.map(task, [tuple(files)])
             phase.advance()
-        return complete(self.catalog, recipe, "encode", self._keys(recipe, sample, "encode"), value_of(outcome))
+        keys = self._read_keys(recipe, sample, files, "encode")
+        return complete(self.catalog, recipe, "encode", keys, value_of(outcome))
 
     def _fit_whitening(self, recipe: Recipe, sample: list[Shard]) -> Recipe:
         files = self._sampled(recipe.raw, sample, "whitening")
@@ -92,7 +100,7 @@ class Fits:
             recipe, warning = fit_whitening(
                 self.catalog,
                 recipe,
-                self._keys(recipe, sample, "whiten"),
+                self._read_keys(recipe, sample, files, "whiten"),
                 [moments[file.id] for file in files],
                 images=sum(file.indexed for file in files),
             )
@@ -108,6 +116,14 @@ class Fits:
             why = nothing_because(extracted, reject_reasons(self.catalog, extracted.files)) or "the source is empty"
             raise SightlineError(f"{public_url(self.source)}: {what} has no sample: {why}")
         return sorted(manifests.descriptor_files(extracted.files), key=lambda file: file.shard_id)
+
+
+def _read(sample: list[Shard], files: list[DescriptorFile]) -> list[Shard]:
+    """Return the sample as it was read: a fit of a part of it is not recorded as that of the whole."""
+    ids = {file.shard_id for file in files}
+    whole = [shard for shard in sample if shard.id in ids]
+    parts = ids.difference(shard.id for shard in whole)
+    return sorted([*whole, *(replace(sample[0], id=name) for name in parts)], key=lambda shard: shard.id)
 
 
 def measure_fits(

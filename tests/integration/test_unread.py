@@ -246,3 +246,21 @@ def test_within_a_shard_the_rest_is_not_tried_after_too_many_failures_in_a_row(
         "not tried, as the reads before it failed": 3,
     }
     assert index("folder", tmp_path, files=COUNT, max_read_errors=3).images["indexed"] == COUNT - 2
+
+
+def test_a_whitening_of_what_could_be_read_is_not_recorded_as_that_of_the_whole_sample(
+    place: Callable[[str], Unwell], tmp_path: Path
+) -> None:
+    store, recipe = place("folder"), RecipeOptions(recipe="hsv-histogram", indexes=("flat",), whiten="pca", dims=2)
+
+    def whitened(root: str) -> object:
+        report = run("memory://unwell/src", tmp_path / root, recipe=recipe)
+        for snapshot in (tmp_path / root / "snapshots").iterdir():
+            snapshot.unlink()
+        assert report.recipe.whiten is not None
+        return report.recipe.whiten.artifact
+
+    store.fails.update(failing(store.inner, "folder", "middle", ERRORS["EIO"]))
+    part = whitened("root")
+    store.fails.clear()
+    assert whitened("root") == whitened("other") != part
