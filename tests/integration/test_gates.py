@@ -91,7 +91,7 @@ def test_an_empty_source_gives_no_whitening_and_nothing_is_changed(tmp_path: Pat
     index(source, root)
     shutil.rmtree(source)
     source.mkdir()
-    with pytest.raises(SightlineError, match="the source is empty"):
+    with pytest.raises(SightlineError, match="it holds no images"):
         index(source, root, recipe=replace(QUICKEST, whiten="pca", dims=2), allow_empty=True)
     assert published(root) == (1, 3)
 
