@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.progress import Reporter
+from jobs.recipe_weights import is_weight_file
 from jobs.verify import Verified, check
 from pipeline.core.errors import UserError
 from pipeline.core.storage import open_store
@@ -194,9 +195,11 @@ def _left(head: Snapshot, broken: Collection[str]) -> tuple[str, ...]:
             continue
         what, option = fits.get(artifact.uri, ("weights", "--weights"))
         spec = head.recipe.whiten if what == "whitening" else None
-        again = what == "codebook" or (spec is not None and spec.method != "file")
-        how = (
-            "`sightline index --refit` makes it again" if again else f"`sightline index {option} FILE` stores it again"
-        )
+        if what == "codebook" or (spec is not None and spec.method != "file"):
+            how = "`sightline index --refit` makes it again"
+        elif what == "weights" and not is_weight_file(str(getattr(head.recipe.extractor, "origin", ""))):
+            how = "restore it from a copy of this ROOT, or from another one with the same weights"
+        else:
+            how = f"`sightline index {option} FILE` stores it again"
         said.append(f"{artifact.uri} is the {what} of the recipe: {how}")
     return tuple(said)

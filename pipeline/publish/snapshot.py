@@ -57,8 +57,8 @@ class Summary(Record):
 class Snapshot(Record):
     """One publication. The lists are Parquet manifests, named by digest (see manifests.py and listing.py).
 
-    operation: what made it: index, delete, restore, compact or rollback. recipe_file: digest of the recipe file that
-    states the recipe, "" for none. Fields with defaults came after format 1.
+    operation: what made it: index, delete, restore, compact, rollback or repair. recipe_file: digest of the recipe file
+    that states the recipe, "" for none. Fields with defaults came after format 1.
     """
 
     format: int = FORMAT

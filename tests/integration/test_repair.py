@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,11 @@ from jobs.repair import Repaired, RepairOptions, repair
 from jobs.verify import verify
 from pipeline.core.errors import UserError
 from pipeline.core.storage import open_store
+from pipeline.publish.catalog import Catalog
 from pipeline.publish.leases import Lease, hold
 from pipeline.publish.lists import load_lists
 from pipeline.publish.manifests import descriptor_files, index_shards
-from tests.builders import tar_bytes
+from tests.builders import QUICK, images, run, tar_bytes, write_files
 from tests.life import Life, quiet, toy_kinds
 
 RECIPE = """
@@ -159,3 +160,25 @@ def test_the_command_says_what_it_did(here: Object, capsys: pytest.CaptureFixtur
     here.life.index()
     assert cli.run(["verify", here.life.root]) == 0
     assert cli.run(["verify", here.life.root, "--repair", "--snapshot", "1"]) == 2
+
+
+def test_weights_that_are_given_again_are_stored_again(tmp_path: Path) -> None:
+    """A run with nothing else to do stores them, too; named weights come from a copy of the object alone."""
+    source, root = write_files(tmp_path / "src", images(4)), tmp_path / "root"
+    run(source, root)
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes((root / weights(root)).read_bytes())
+    rotten(root / weights(root))
+    assert "copy" in repair(RepairOptions(root=str(root)), quiet())[1].left[0]
+    other = tmp_path / "other"
+    given = replace(QUICK, weights=str(file))
+    run(source, other, recipe=given)
+    rotten(other / weights(other))
+    assert "--weights FILE" in repair(RepairOptions(root=str(other)), quiet())[1].left[0]
+    assert not run(source, other, recipe=given).published
+    assert verify(str(other), quiet()).faults == ()
+
+
+def weights(root: Path) -> str:
+    (artifact,) = Catalog(open_store(str(root))).require_head().artifacts
+    return artifact.uri
