@@ -130,6 +130,6 @@ def test_i4_a_lost_race_is_a_conflict(bucket: str) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: str) -> None:
-    with pytest.raises(UserError, match="nothing, or does not exist") as caught:
+    with pytest.raises(UserError, match="the bucket does not exist") as caught:
         detect("s3://no-such-bucket-anywhere/x")
     assert "\n" not in str(caught.value)
