@@ -69,7 +69,7 @@ class Work:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 13:
             raise ValueError("unlucky")
-        if number == 99:
+        if number == 1999:
             raise PlaceError("/scratch: cannot be written")
         return number * number
 
@@ -140,7 +140,7 @@ def test_a_task_that_cannot_be_opened_ends_the_run_with_its_own_error(runner, tm
 
 def test_a_place_that_cannot_be_written_ends_the_run_and_its_node_is_named(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(PlaceError, match=rf"/scratch: cannot be written \(on node {platform.node()}\)"):
-        list(runner.map(Work(str(tmp_path)), [1, 99, *[2] * 50]))
+        list(runner.map(Work(str(tmp_path)), [1, 1999, *[2] * 50]))
 
 
 def test_items_are_pulled_as_workers_become_free(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
