@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import ShardError, UserError, of_reading
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
@@ -105,3 +105,10 @@ class ContainerSource(Generic[S]):
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """See pipeline.sources.Source."""
         raise NotImplementedError
+
+
+def unsound(error: Exception, what: str) -> Exception:
+    """Return the error for one of a library's that reads a container: itself where it says nothing of the bytes."""
+    if of_reading(error):
+        return error
+    return ShardError(f"is no sound {what} file ({' '.join(str(error).split())[:160]})")

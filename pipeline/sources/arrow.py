@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.core.errors import NotFoundError, ShardError, of_reading
+from pipeline.core.errors import NotFoundError, ShardError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
-from pipeline.sources._containers import Containers, ContainerSource
+from pipeline.sources._containers import Containers, ContainerSource, unsound
 from pipeline.sources._names import RowNames, place_of
 
 SUFFIX = ".arrow"
@@ -66,7 +66,7 @@ class ArrowSource(ContainerSource[Spec]):
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         except (pa.ArrowException, OSError) as error:
-            raise _unsound(error) from None
+            raise unsound(error, "Arrow") from None
 
     def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
         """Return one row's image, passing over the batches before it; ShardError as for `images`."""
@@ -85,7 +85,7 @@ class ArrowSource(ContainerSource[Spec]):
                         return table.picked(batch.slice(row - number, 1), row, item, key)
                     number += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise _unsound(error) from None
+            raise unsound(error, "Arrow") from None
         return None
 
 
@@ -128,10 +128,3 @@ def _all_names(file: _File, columns: Columns) -> Iterator[str]:
     for batch in file.batches([columns.key or columns.image]):
         yield from names_of(batch, columns, number)
         number += batch.num_rows
-
-
-def _unsound(error: Exception) -> Exception:
-    """Return the error for one of the library's: itself where it says nothing of the file's bytes."""
-    if of_reading(error):
-        return error
-    return ShardError(f"is no sound Arrow file ({' '.join(str(error).split())[:160]})")

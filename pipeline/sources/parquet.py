@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import NotFoundError, ShardError, StoreError, of_reading
+from pipeline.core.errors import NotFoundError, ShardError, StoreError
 from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
-from pipeline.sources._containers import Containers, ContainerSource
+from pipeline.sources._containers import Containers, ContainerSource, unsound
 from pipeline.sources._names import RowNames, place_of
 
 SUFFIX = ".parquet"
@@ -73,7 +73,7 @@ class ParquetSource(ContainerSource[Spec]):
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
         except (pa.ArrowException, OSError) as error:
-            raise _unsound(error) from None
+            raise unsound(error, "Parquet") from None
 
     def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
         """Return one row's image, reading only its row group; ShardError when the file cannot be read any more."""
@@ -81,7 +81,7 @@ class ParquetSource(ContainerSource[Spec]):
             with self._containers.store.open(entry.path) as raw:
                 return self._picked(_opened(raw), entry, key, uri)
         except (pa.ArrowException, OSError) as error:
-            raise _unsound(error) from None
+            raise unsound(error, "Parquet") from None
 
     def _picked(self, file: pq.ParquetFile, entry: Entry, key: str, uri: str) -> bytes | None:
         place = place_of(uri)
@@ -159,10 +159,3 @@ def _all_names(file: pq.ParquetFile, columns: Columns) -> Iterator[str]:
     for batch in file.iter_batches(batch_size=NAME_ROWS, columns=columns.names):
         yield from names_of(batch, columns, number)
         number += batch.num_rows
-
-
-def _unsound(error: Exception) -> Exception:
-    """Return the error for one of the library's: itself where it says nothing of the file's bytes."""
-    if of_reading(error):
-        return error
-    return ShardError(f"is no sound Parquet file ({' '.join(str(error).split())[:160]})")
