@@ -100,20 +100,27 @@ class HistogramExtractor:
 
     def _linear(self, pixels: np.ndarray) -> np.ndarray:
         """Return the same with each pixel shared among the nearest bins of each channel, eight in all."""
-        bins = np.array(self.spec.bins)
-        place = (pixels.astype(np.float64) + 0.5) * bins / 256 - 0.5
+        bins = self.spec.bins
+        # A value has one of 256 levels: its two bins and its shares in them are looked up.
+        place = (np.arange(256)[:, None] + 0.5) * np.array(bins) / 256 - 0.5
         lower = np.floor(place).astype(np.int64)
         shares = place - lower
-        total = np.zeros(int(bins.prod()))
-        for corner in np.ndindex(2, 2, 2):
-            near = lower + np.array(corner)
-            if self.spec.space == "hsv":
+        strides = (bins[1] * bins[2], bins[2], 1)
+        sides = []
+        for channel in range(3):
+            values = pixels[:, channel]
+            for side in (0, 1):
+                near = lower[:, channel] + side
                 # The last hue is next to the first.
-                near[:, 0] %= bins[0]
-            near = np.clip(near, 0, bins - 1)
-            weight = np.where(np.array(corner), shares, 1 - shares).prod(axis=1)
-            joint = (near[:, 0] * bins[1] + near[:, 1]) * bins[2] + near[:, 2]
-            total += np.bincount(joint, weight, minlength=len(total))
+                near = (
+                    near % bins[0] if self.spec.space == "hsv" and channel == 0 else np.clip(near, 0, bins[channel] - 1)
+                )
+                share = shares[:, channel] if side else 1 - shares[:, channel]
+                sides.append(((near * strides[channel])[values], share[values]))
+        total = np.zeros(int(np.prod(bins)))
+        for first, second, third in np.ndindex(2, 2, 2):
+            (i, x), (j, y), (k, z) = sides[first], sides[2 + second], sides[4 + third]
+            total += np.bincount(i + j + k, x * y * z, minlength=len(total))
         return total
 
 
