@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.core.errors import BadImageError, SightlineError
+from pipeline.decode import Limits
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.originals import Originals
-from pipeline.search.thumbnails import thumbnail
+from pipeline.search.thumbnails import limits_of, thumbnail
 from pipeline.table import ImageRow
 
 LONGEST = 240
@@ -37,6 +38,7 @@ class Pictures:
         self._given = self._missing = self._row = 0
         self._why = ""
         self._originals = Originals(snapshot.recipe.source, snapshot.source, row)
+        self._limits = limits_of(snapshot.recipe.extractor)
 
     def of(self, key: str, uri: str, *, score: float = 0.0, size: tuple[int, int] = (0, 0)) -> Picture:
         """Return the picture of an indexed image; without data when it cannot be had, which `note` then tells."""
@@ -50,7 +52,7 @@ class Pictures:
         if self._row >= GIVE_UP:
             return Picture(key=key, data="")
         try:
-            return Picture(key=key, data=small(self._originals.read(key, uri)))
+            return Picture(key=key, data=small(self._originals.read(key, uri), self._limits))
         except SightlineError:
             return Picture(key=key, data="")
 
@@ -60,7 +62,7 @@ class Pictures:
             return "", 0
         try:
             data = self._originals.read(key, uri)
-            made = small(data)
+            made = small(data, self._limits)
         except SightlineError as error:
             self._missing += 1
             self._row += not isinstance(error, BadImageError)
@@ -77,6 +79,6 @@ class Pictures:
         return f"{self._missing} of {self._missing + self._given} pictures could not be had: {self._why}."
 
 
-def small(data: bytes) -> str:
+def small(data: bytes, limits: Limits | None = None) -> str:
     """Return a thumbnail of an encoded image, in base64; BadImageError when it cannot be decoded."""
-    return base64.b64encode(thumbnail(data, LONGEST)).decode()
+    return base64.b64encode(thumbnail(data, LONGEST, limits or Limits())).decode()

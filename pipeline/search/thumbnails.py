@@ -7,14 +7,22 @@ import io
 from PIL import Image
 
 from pipeline.decode import Limits, Rendering, Resize, decode
+from pipeline.extract import ImageSpec
 
 QUALITY = 82
-LIMITS = Limits()
 SHOWN = Rendering(colour="srgb", grey16="scaled")
 """A JPEG without profile is taken as sRGB."""
 
 
-def thumbnail(data: bytes, longest: int, limits: Limits = LIMITS) -> bytes:
+def limits_of(extractor: object) -> Limits:
+    """Return the bounds on originals that were indexed by a recipe's extractor: what was indexed can be shown.
+
+    Vectors made elsewhere say nothing of their originals.
+    """
+    return extractor.limits if isinstance(extractor, ImageSpec) else Limits()
+
+
+def thumbnail(data: bytes, longest: int, limits: Limits) -> bytes:
     """Return an encoded image as a JPEG of at most `longest` pixels a side; BadImageError when it cannot be decoded.
 
     Turned as its EXIF says, without metadata, never enlarged.

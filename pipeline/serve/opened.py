@@ -12,6 +12,7 @@ from pipeline.search.engine import Hit, SearchIndex
 from pipeline.search.locate import Locator
 from pipeline.search.originals import Originals
 from pipeline.search.query import QueryExtractor
+from pipeline.search.thumbnails import limits_of
 from pipeline.table import ImageRow
 
 
@@ -28,6 +29,7 @@ class Opened:
         self.index, self.extractor, self._catalog = index, extractor, catalog
         recipe = index.snapshot.recipe
         self.originals = Originals(recipe.source, index.snapshot.source, index.row)
+        self.limits = limits_of(recipe.extractor)
         self._device = device
         self._locator: Locator | None = None
         self._lock = threading.Lock()

@@ -17,7 +17,7 @@ import torch
 from pipeline.core.errors import BadImageError, UserError
 from pipeline.core.stats import Stats
 from pipeline.core.types import Floats
-from pipeline.decode import Limits, pixels_of
+from pipeline.decode import pixels_of
 from pipeline.index import IndexSpec
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.snapshot import Snapshot
@@ -35,8 +35,6 @@ from pipeline.stages.describe import choose_device
 
 PICTURES = 128 << 20
 """Bytes of thumbnails that are kept."""
-INDEXED = Limits()
-"""Bounds on originals: what was indexed can be shown."""
 NUMBER = 26
 """Characters of a number in JSON, and what stands around it."""
 SIZES = (128, 256, 512, 1024, 2048)
@@ -105,7 +103,7 @@ class Service:
         stats = Stats()
         with self._live.use() as opened:
             options = self._options(opened, ask)
-            query = self._described(opened, data, "image", box, stats, self.options.limits.pixels)
+            query = self._described(opened, self._bounded(data), "image", box, stats)
             hits = self._found(opened, query, options, stats)
             if ask.locate:
                 hits = self._located(opened, data, box, hits, stats, gone)
@@ -122,7 +120,7 @@ class Service:
             if box is None:
                 query = stored_query(opened.index, *place, local=options.verify > 0)
             else:
-                query = self._described(opened, data, key, box, stats, INDEXED.max_pixels)
+                query = self._described(opened, data, key, box, stats)
             with stats.timed("search"):
                 (hits,) = others(opened.index, [query], [key], options)
             if ask.locate:
@@ -153,7 +151,7 @@ class Service:
             made = self._pictures.get(tag)
             if made is None:
                 try:
-                    made = thumbnail(opened.original(image), size, INDEXED)
+                    made = thumbnail(opened.original(image), size, opened.limits)
                 except BadImageError as error:
                     raise UnknownImageError(key[:200], f"cannot be shown: {error}") from None
                 self._pictures.put(tag, made)
@@ -202,12 +200,16 @@ class Service:
         """Return the index kinds that may be asked, the preferred one first."""
         return [kind for kind in opened.index.kinds if self.options.kinds is None or kind in self.options.kinds]
 
-    def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats, most: int) -> Query:
+    def _bounded(self, data: bytes) -> bytes:
+        """Return an image that was sent; UserError when it has more pixels than the service takes from outside."""
+        pixels, most = pixels_of(data), self.options.limits.pixels
+        if pixels > most:
+            raise UserError("image", f"has {pixels} pixels, more than {most}", "send a smaller image")
+        return data
+
+    def _described(self, opened: Opened, data: bytes, name: str, box: Box | None, stats: Stats) -> Query:
         if opened.extractor is None:
             raise UserError("image", "cannot be described: the vectors were made elsewhere", "search with vectors")
-        pixels = pixels_of(data)
-        if pixels > most:
-            raise UserError(name, f"has {pixels} pixels, more than {most}", "send a smaller image")
         with stats.timed("describe"), self._threads():
             return opened.extractor.describe(data, name, box)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.recipe import RecipeOptions
 from pipeline.search.engine import SearchIndex
@@ -202,3 +204,15 @@ def test_boxes_are_four_numbers() -> None:
     for text in ("1,2,3", "1,2,3,4,5", "a,b,c,d", "1e400,1,1,1", "nan,1,1,1", "--1,1,1,1"):
         with pytest.raises(ValueError, match="four numbers"):
             parse_box(text)
+
+
+def test_what_was_indexed_by_larger_bounds_is_shown_and_searched_with(tmp_path: Path) -> None:
+    large = encoded(Image.new("L", (9000, 8000), 90), "PNG")
+    source = write_files(tmp_path / "src", {"large.png": large, **images(3)})
+    run(source, tmp_path / "root", recipe=replace(QUICK, max_pixels=100_000_000))
+    with served(tmp_path / "root") as site:
+        shown = site.client.get("/images/large.png", params={"size": 128})
+        assert shown.status_code == 200
+        assert Image.open(io.BytesIO(shown.content)).size == (128, 114)
+        assert site.client.get("/similar/large.png", params={"box": "0,0,9000,8000"}).status_code == 200
+        refused(site.image(large), 400, "72000000 pixels, more than")
