@@ -27,7 +27,7 @@ def index(
     root: Root,
     recipe: Annotated[str | None, typer.Option(help="A recipe file (TOML) or the name of one.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="torchvision backbone, or timm:NAME. [default: mobilenet_v2]")
+        str | None, typer.Option(help="torchvision backbone, or timm:NAME. [default: efficientnet_lite0]")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="imagenet, a file or URI, or random:SEED. [default: imagenet]")

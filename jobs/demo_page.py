@@ -43,6 +43,7 @@ class DemoPage:
 
     images: int
     scenes: int
+    photographs: int
     views: int
     snapshot: int
     descriptor: str
@@ -50,6 +51,7 @@ class DemoPage:
     mean_average_precision: float
     precision_at_1: float
     chance: float
+    colours: float
     approximate: Sequence[tuple[str, float]]
     seconds: float
     steps: Sequence[Step]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.photographs import photographs
 from jobs.progress import Reporter
-from jobs.scene_views import member_name, write_tar
+from jobs.scene_views import FIRST_PHOTOGRAPH, member_name, write_tar
 from pipeline.core.errors import SightlineError
 from pipeline.run.base import Runner
 
@@ -17,6 +18,7 @@ SEED = 0
 SCENES, FIRST_SCENES, VIEWS = 200, 180, 3
 """Scenes in all, those in the first publication, and the views of each in the collection."""
 SCENES_PER_SHARD = 20
+PHOTOGRAPHS = "photographs.tar"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,17 @@ def tar_items(folder: Path, seed: int, scenes: range, views: range) -> list[TarI
         pairs = tuple((scene, view) for scene in inside for view in views)
         items.append(TarItem(path=folder / f"scenes-{start // SCENES_PER_SHARD:04d}.tar", seed=seed, views=pairs))
     return items
+
+
+def photograph_scenes() -> range:
+    """Return the numbers of the scenes that are photographs: as many as are installed."""
+    return range(FIRST_PHOTOGRAPH, FIRST_PHOTOGRAPH + len(photographs()))
+
+
+def photograph_items(folder: Path, views: range) -> list[TarItem]:
+    """Return the shard of photographs; none where none is installed."""
+    pairs = tuple((scene, view) for scene in photograph_scenes() for view in views)
+    return [TarItem(path=folder / PHOTOGRAPHS, seed=SEED, views=pairs)] if pairs else []
 
 
 def draw(items: Sequence[TarItem], runner: Runner, reporter: Reporter, name: str) -> None:
@@ -91,6 +104,8 @@ def relevant_keys(removed: tuple[int, int]) -> dict[int, list[str]]:
             shard = late(Path()).name
         pairs = [(scene, view) for view in range(1, VIEWS + 1) if (scene, view) != removed]
         found[scene] = [f"{shard}/{member_name(*pair)}" for pair in pairs]
+    for scene in photograph_scenes():
+        found[scene] = [f"{PHOTOGRAPHS}/{member_name(scene, view)}" for view in range(1, VIEWS + 1)]
     return found
 
 

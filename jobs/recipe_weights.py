@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.names import RANDOM_WEIGHTS, public_url
 from pipeline.core.specs import Spec, spec_class
 from pipeline.core.types import Artifact, as_json
-from pipeline.features.backbones import pixel_statistics
+from pipeline.features.backbones import has_own_statistics, pixel_statistics
 
 SETTINGS = ("pooling", "gem_p", "resize", "precision", "decoding", "max_pixels", "scales")
 """Options that are fields of an extractor's settings, by the same name."""
@@ -26,7 +26,8 @@ OF_CHECKPOINTS = (
     *("scale_resize", "scale_pooling", "mean", "std"),
 )
 """Settings that a checkpoint states of its network (see pipeline/checkpoints.py); they belong to its weights."""
-DEFAULT_BACKBONE = "mobilenet_v2"
+DEFAULT_BACKBONE = "efficientnet_lite0"
+"""Its weights come with the installation."""
 DEFAULT_WEIGHTS = "imagenet"
 
 
@@ -133,13 +134,13 @@ def _use_weights(options: NamedSettings, stated: Stated, body: dict[str, Any], b
         weights = named_weights(backbone, name, head=bool(body.get("projection")))
         body.update(backbone=backbone, weights=_store(weights, blobs), origin=weights.origin)
     if same:
-        _inherit(body, before, ("mean", "std") if backbone.startswith("timm:") else ())
+        _inherit(body, before, ("mean", "std") if has_own_statistics(backbone) else ())
         return
     if stated.inherited and before:
         # Pixel statistics are the network's.
         body.pop("mean", None)
         body.pop("std", None)
-    if backbone.startswith("timm:") and "mean" not in body:
+    if has_own_statistics(backbone) and "mean" not in body:
         body["mean"], body["std"] = pixel_statistics(backbone)
 
 

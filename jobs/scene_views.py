@@ -1,6 +1,7 @@
-"""Views of procedural scenes: viewpoint, crop, light, occlusion, camera; and tar shards and queries made of them.
+"""Views of scenes: viewpoint, crop, light, occlusion, camera; and tar shards and queries made of them.
 
-A view is a function of (seed, scene, view) alone, and tar files are equal to the byte from run to run.
+Scenes are drawn, or photographs. A view is a function of (seed, scene, view) alone, and tar files are equal to the byte
+from run to run.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 
+from jobs.photographs import photograph, photographs
 from jobs.scenes import SIZE, Generator, render_scene
 
 QUERY_VIEW = 0
 """The view that is kept out of the collection and asked for."""
+FIRST_PHOTOGRAPH = 1000
+"""The number of the first scene that is a photograph."""
 _FULL_TURN = 0.12
 """How far a corner may move, as a share of the side."""
 
@@ -25,7 +29,8 @@ _FULL_TURN = 0.12
 def render_view(seed: int, scene: int, view: int) -> Image.Image:
     """Return one photograph-like view of a scene."""
     rng = np.random.default_rng([seed, scene, 1 + view])
-    image = _viewpoint(rng, render_scene(seed, scene))
+    drawn = scene < FIRST_PHOTOGRAPH
+    image = _viewpoint(rng, render_scene(seed, scene) if drawn else photograph(_photograph_name(scene)))
     if rng.random() < 0.6:
         _occlude(rng, image)
     return _camera(rng, _light(rng, image))
@@ -41,7 +46,8 @@ def view_bytes(seed: int, scene: int, view: int) -> bytes:
 
 def member_name(scene: int, view: int) -> str:
     """Return the file name of a view."""
-    return f"scene{scene:03d}-view{view}.jpg"
+    name = f"scene{scene:03d}" if scene < FIRST_PHOTOGRAPH else f"photograph-{_photograph_name(scene)}"
+    return f"{name}-view{view}.jpg"
 
 
 def write_tar(path: Path, seed: int, views: Iterable[tuple[int, int]]) -> None:
@@ -66,6 +72,10 @@ def write_queries(folder: Path, seed: int, scenes: Iterable[int], relevant: dict
     path = folder.parent / "ground_truth.json"
     path.write_text(json.dumps(truth, indent=1))
     return path
+
+
+def _photograph_name(scene: int) -> str:
+    return list(photographs())[scene - FIRST_PHOTOGRAPH]
 
 
 def _viewpoint(rng: Generator, image: Image.Image) -> Image.Image:

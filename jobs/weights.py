@@ -16,6 +16,7 @@ from pipeline.core import staging
 from pipeline.core.errors import NotFoundError, UserError
 from pipeline.core.names import RANDOM_WEIGHTS, public_url
 from pipeline.core.storage import split_location
+from pipeline.features import packaged
 from pipeline.features.backbones import imagenet_tensors, random_tensors
 
 
@@ -52,6 +53,8 @@ def named_weights(backbone: str, name: str, *, head: bool = False) -> Weights:
         return Weights(tensors=random_tensors(backbone, int(seed)), origin=name, backbone=backbone)
     checkpoint = checkpoint_at(name)
     tensors = dict(checkpoint.tensors)
+    if backbone in packaged.PACKAGED and packaged.FIRST in tensors:
+        tensors = packaged.renamed(backbone, tensors)
     if head and "projection.weight" not in tensors:
         for key in [key for key in tensors if key.startswith(HEADS)]:
             tensors[f"projection.{key.rpartition('.')[2]}"] = tensors.pop(key)

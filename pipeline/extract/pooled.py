@@ -27,7 +27,7 @@ from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normaliz
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
 from pipeline.features.regions import overlapping_rmac, regional
 
-RECTIFIED = ("alexnet", "vgg", "resnet", "densenet", "squeezenet", "mobilenet_v2")
+RECTIFIED = ("alexnet", "vgg", "resnet", "densenet", "squeezenet", "mobilenet_v2", "efficientnet_lite")
 """Backbones whose maps are never negative: a ReLU is their last layer."""
 Pooling = Literal["gem", "mac", "spoc", "crow", "rmac", "raac", "cls"]
 

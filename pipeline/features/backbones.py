@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
-from pipeline.features import timm_backbones
+from pipeline.features import packaged, timm_backbones
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -52,6 +52,7 @@ BACKBONES: dict[str, Backbone] = {
     **_family({"efficientnet_b0": 1280, "efficientnet_b1": 1280, "efficientnet_b2": 1408}, 32, 1, "classifier."),
     **_family({"efficientnet_b3": 1536, "efficientnet_b4": 1792, "efficientnet_b5": 2048}, 32, 1, "classifier."),
     **_family({"efficientnet_b6": 2304, "efficientnet_b7": 2560}, 32, 1, "classifier."),
+    **_family(dict.fromkeys(packaged.PACKAGED, 1280), 32, 1, "classifier."),
     **_family({"convnext_tiny": 768, "convnext_small": 768, "convnext_base": 1024}, 32, 32, "classifier."),
     **_family({"convnext_large": 1536}, 32, 32, "classifier."),
     "vit_b_16": Backbone(channels=768, stride=16, min_side=16, head=("heads.",), class_token=True),
@@ -72,7 +73,14 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the (mean, std) of pixels that a backbone's published weights were trained with."""
     if name.startswith(timm_backbones.PREFIX):
         return timm_backbones.facts(name)[3]
+    if name in packaged.PACKAGED:
+        return packaged.MEAN, packaged.STD
     return IMAGENET_MEAN, IMAGENET_STD
+
+
+def has_own_statistics(name: str) -> bool:
+    """Whether a recipe is to state a backbone's `pixel_statistics`, as they may be others than ImageNet's."""
+    return name.startswith(timm_backbones.PREFIX) or name in packaged.PACKAGED
 
 
 def build_backbone(name: str) -> nn.Module:
@@ -80,6 +88,8 @@ def build_backbone(name: str) -> nn.Module:
     if name.startswith(timm_backbones.PREFIX):
         # Some of its buffers are computed and in no weight file: it is built as it is.
         return timm_backbones.build(name)
+    if name in packaged.PACKAGED:
+        return packaged.build(name)
     # On "meta" no time is spent on an initialisation that loading overwrites anyway.
     with torch.device("meta"):
         full = _full(name)
@@ -128,7 +138,7 @@ def load_state(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def cut(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return only the tensors that the cut network of that name uses."""
-    if name.startswith(timm_backbones.PREFIX):
+    if name.startswith(timm_backbones.PREFIX) or name in packaged.PACKAGED:
         return dict(tensors)
     wanted = build_backbone(name).state_dict()
     return {key: value for key, value in tensors.items() if key in wanted}
@@ -138,13 +148,20 @@ def random_tensors(name: str, seed: int) -> dict[str, Tensor]:
     """Return torchvision's own initialisation under a seed, as the same values every time; global state untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        timm = name.startswith(timm_backbones.PREFIX)
-        state = timm_backbones.random_tensors(name) if timm else _full(name).state_dict()
+        if name in packaged.PACKAGED:
+            state = packaged.random_tensors(name)
+        else:
+            timm = name.startswith(timm_backbones.PREFIX)
+            state = timm_backbones.random_tensors(name) if timm else _full(name).state_dict()
     return cut(name, state)
 
 
 def imagenet_tensors(name: str) -> dict[str, Tensor]:
-    """Return torchvision's IMAGENET1K_V1 weights (the ones the field compares with), from its cache or its server."""
+    """Return weights trained on ImageNet: of an installed package, or torchvision's IMAGENET1K_V1 (the ones the field
+    compares with) from its cache or its server, or timm's.
+    """
+    if name in packaged.PACKAGED:
+        return packaged.imagenet_tensors(name)
     if name.startswith(timm_backbones.PREFIX):
         return timm_backbones.pretrained_tensors(name)
     weights = _pretrained(name)
@@ -163,7 +180,9 @@ def imagenet_tensors(name: str) -> dict[str, Tensor]:
 
 
 def imagenet_cached(name: str) -> bool:
-    """Tell whether `imagenet_tensors` would find its file in torchvision's cache, without asking any server."""
+    """Tell whether `imagenet_tensors` would find its file without asking any server."""
+    if name in packaged.PACKAGED:
+        return packaged.installed(name)
     file = str(_pretrained(name).url).rsplit("/", 1)[-1]
     return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
 

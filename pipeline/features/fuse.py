@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.features.packaged import LiteMap
+
 ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
@@ -33,7 +35,7 @@ def optimized(network: nn.Module, device: torch.device, dtype: torch.dtype) -> n
     """
     if not getattr(network, "traceable", True):
         return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    copied = copy.deepcopy(network)
+    copied = network.plain() if isinstance(network, LiteMap) else copy.deepcopy(network)
     with _TRACING:
         graph = fx.GraphModule(copied, _Tracer().trace(copied))
     _fold(graph)

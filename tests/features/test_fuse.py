@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.features.backbones import BACKBONES, build_backbone, load_state, random_tensors
 from pipeline.features.fuse import FusedConv, is_optimized, optimized
+from pipeline.features.packaged import PACKAGED
 from tests.features.test_backbones import NAMES
 
 CPU = torch.device("cpu")
@@ -38,7 +39,8 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Random weights drive what ReLU6 bounds far beyond it; those of installed packages are tried in test_packaged.py.
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(PACKAGED)))
 def test_every_backbone_keeps_its_values(name: str) -> None:
     plain = network(name)
     with torch.inference_mode():

@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from jobs.demo_page import DemoPage, Row, Step, thumbnail, write_page
-from jobs.demo_shards import SCENES, chance_map, relevant_keys, split_last, tar_items
+from jobs.demo_shards import (
+    SCENES,
+    chance_map,
+    photograph_items,
+    photograph_scenes,
+    relevant_keys,
+    split_last,
+    tar_items,
+)
+from jobs.photographs import photograph, photographs
 from jobs.scene_views import member_name, render_view, view_bytes, write_queries, write_tar
 from jobs.scenes import SIZE, render_scene
 from tests.builders import jpeg
@@ -32,6 +41,16 @@ def test_views_of_a_scene_differ_and_repeat_themselves() -> None:
     assert first.size != second.size or first.tobytes() != second.tobytes()
 
 
+def test_photographs_are_those_that_are_installed_and_are_seen_like_scenes(tmp_path: Path) -> None:
+    assert {"coffee", "china", "grace_hopper"} <= set(photographs())
+    assert all(photograph(name).size == SIZE and photograph(name).mode == "RGB" for name in photographs())
+    (item,) = photograph_items(tmp_path, range(1, 4))
+    keys = [f"{item.path.name}/{member_name(*pair)}" for pair in item.views]
+    relevant = relevant_keys((0, 3))
+    assert keys == [key for scene in photograph_scenes() for key in relevant[scene]]
+    assert view_bytes(0, photograph_scenes()[4], 1) != view_bytes(0, photograph_scenes()[4], 2)
+
+
 def test_shards_are_equal_to_the_byte_from_run_to_run(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
         write_tar(tmp_path / name, 0, [(0, 1), (1, 1)])
@@ -47,7 +66,7 @@ def test_ground_truth_names_what_the_shards_hold(tmp_path: Path) -> None:
     }
     named = {key for scene in range(180) for key in relevant[scene]}
     assert named == held - {f"scenes-0000.tar/{member_name(0, 3)}"}
-    assert len(relevant) == SCENES
+    assert len(relevant) == SCENES + len(photographs())
     truth = write_queries(tmp_path / "queries", 0, [0, 1], relevant)
     assert json.loads(truth.read_text()) == {member_name(scene, 0): relevant[scene] for scene in (0, 1)}
     assert (tmp_path / "queries" / member_name(1, 0)).read_bytes() == view_bytes(0, 1, 0)
@@ -74,6 +93,7 @@ def test_the_page_is_one_file_and_names_are_text(tmp_path: Path) -> None:
     page = DemoPage(
         images=1,
         scenes=1,
+        photographs=1,
         views=1,
         snapshot=1,
         descriptor="gem of x (random:0)",
@@ -81,6 +101,7 @@ def test_the_page_is_one_file_and_names_are_text(tmp_path: Path) -> None:
         mean_average_precision=0.5,
         precision_at_1=1.0,
         chance=0.1,
+        colours=0.2,
         approximate=[("lsh", 0.4)],
         seconds=1.0,
         steps=[Step(command="sightline <x>", outcome="done")],
@@ -92,7 +113,7 @@ def test_the_page_is_one_file_and_names_are_text(tmp_path: Path) -> None:
     assert "&lt;img onerror" in text
     assert "sightline &lt;x&gt;" in text
     assert "http" not in text.replace("http-equiv", "")
-    assert "✓ same scene" in text
+    assert "✓ same" in text
 
 
 def test_thumbnails_are_small() -> None:
