@@ -1,4 +1,4 @@
-"""What infra/ ships is what its readers accept: Ray's launcher, AWS, Docker, Grafana, pip. Kubernetes has its own tests."""
+"""What infra/ ships is what its readers accept: the launcher, AWS, Docker, Grafana, pip. Kubernetes has tests of its own."""
 
 from __future__ import annotations
 
