@@ -1,4 +1,4 @@
-"""What infra/ ships is what its readers accept: the launcher, AWS, Docker, Grafana, pip. Kubernetes has tests of its own."""
+"""What infra/ ships is what its readers accept: launcher, AWS, Docker, Grafana, pip; Kubernetes has its own tests."""
 
 from __future__ import annotations
 
