@@ -16,7 +16,7 @@ from jobs.expire import ExpireOptions, expire
 from jobs.progress import Reporter
 from jobs.verify import verify
 from pipeline.core.errors import AccessError, SightlineError
-from pipeline.core.storage import open_store
+from pipeline.core.storage import discard, open_store, unfinished
 from pipeline.publish.leases import FOLDER
 from pipeline.search.live import LiveOptions
 from pipeline.serve.models import Ask
@@ -57,6 +57,13 @@ def test_a_run_and_its_upkeep_need_the_index_policy_only(bucket: str, limit: Lim
     assert verify(root, quiet).faults == ()
     compact(CompactOptions(root=root), quiet)
     expire(ExpireOptions(root=root), quiet)
+    # What a killed writer of a large object leaves behind.
+    begun = fsspec.filesystem("s3", skip_instance_cache=True)
+    begun.call_s3("create_multipart_upload", Bucket=bucket.removeprefix("s3://"), Key="index/large")
+    left = list(unfinished(open_store(root)))
+    assert [entry.path for entry in left] == ["large"]
+    discard(open_store(root), left[0])
+    assert list(unfinished(open_store(root))) == []
     for name in ("new.jpg", next(iter(images(1)))):
         with pytest.raises(AccessError):
             open_store(source).write(name, b"x")
