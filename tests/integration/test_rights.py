@@ -1,4 +1,4 @@
-"""The policies of infra/aws, given to a user of a real S3 server: what they allow is enough, and what they deny is denied."""
+"""The policies of infra/aws, given to a user of a real S3 server: what they allow is enough, the rest is denied."""
 
 from __future__ import annotations
 
