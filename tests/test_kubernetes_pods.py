@@ -95,6 +95,9 @@ def test_gpu_workers_ask_for_a_gpu_and_bear_its_nodes(overlay: str) -> None:
     assert {"nvidia.com/gpu", "cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= borne
     assert "tolerations" not in head["template"]["spec"], "the driver is not for spot nodes"
     assert pod["containers"][0]["image"].endswith(":gpu")
+    words = job_spec(overlay)["entrypoint"]
+    assert f" --workers {worker['maxReplicas']} --gpus-per-worker {resources['limits']['nvidia.com/gpu']} " in words
+    assert " --gpus-per-worker 0 " in job_spec(overlay.replace("gpu", "cpu"))["entrypoint"]
     assert head["template"]["spec"]["containers"][0]["image"].endswith(":cpu")
 
 
@@ -140,9 +143,10 @@ def accepted(arguments: list[str]) -> bool:
 
 
 def test_the_commands_are_of_this_release() -> None:
-    program, *arguments = str(job_spec("run-gpu")["entrypoint"]).split()
-    assert program == "sightline"
-    assert accepted(arguments)
+    for overlay in RUNS:
+        program, *arguments = str(job_spec(overlay)["entrypoint"]).split()
+        assert program == "sightline"
+        assert accepted(arguments)
     assert not accepted([*arguments, "--no-such-option"])
     assert accepted(serve()["args"])
 
