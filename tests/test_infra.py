@@ -19,6 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from jobs import cli
 from pipeline.publish.leases import FOLDER
 from pipeline.serve.metrics import ServeMetrics
 
@@ -229,9 +230,9 @@ def test_a_gpu_that_cannot_be_used_is_found(torch: Any, faiss: Any, word: str) -
 
 def test_the_check_of_a_node_ends_with_one_line() -> None:
     # The wheels of development are those of a CPU node, with or without a GPU beside them.
-    command = [sys.executable, str(INFRA / "check_node.py")]
-    assert subprocess.run([*command, "cpu"], capture_output=True, check=False).returncode == 0
-    done = subprocess.run([*command, "--wheels", "gpu"], capture_output=True, text=True, check=False)
+    assert check_node().main(["cpu"]) == 0
+    command = [sys.executable, str(INFRA / "check_node.py"), "--wheels", "gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"error: this is no gpu node: .*faiss is a CPU build.*\n", done.stderr)
 
@@ -287,12 +288,11 @@ def test_every_query_of_the_dashboard_is_of_a_metric_that_is_exported() -> None:
 
 
 @pytest.mark.parametrize("guide", ["infra/operations.md", "docs/kubernetes.md"])
-def test_the_guides_name_only_commands_and_files_that_are_there(guide: str) -> None:
+def test_the_guides_name_only_commands_and_files_that_are_there(guide: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (INFRA.parent / guide).read_text()
     for path in set(re.findall(r"(?<![\w.])infra/[a-zA-Z./_-]*[a-z]", text)):
         assert (INFRA.parent / path).exists(), path
-    help_text = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, check=True, cwd=INFRA.parent
-    ).stdout
+    assert cli.run(["--help"]) == 0
+    help_text = capsys.readouterr().out
     for command in set(re.findall(r"`sightline ([a-z]+)", text)):
         assert command in help_text, command

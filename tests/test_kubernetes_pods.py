@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import cli
 from tests.test_infra import INFRA
 from tests.test_kubernetes import RUNS, SCHEDULES, Manifest, groups, job_spec, of_kind, pods
 
@@ -138,8 +138,7 @@ def test_what_the_pods_run_is_in_the_image() -> None:
 
 def accepted(arguments: list[str]) -> bool:
     """Whether the command line knows these options; --help ends it before anything is done."""
-    command = [sys.executable, "-m", "jobs.cli", *arguments, "--help"]
-    return subprocess.run(command, capture_output=True, check=False, cwd=INFRA.parent).returncode == 0
+    return cli.run([*arguments, "--help"]) == 0
 
 
 def test_the_commands_are_of_this_release() -> None:
