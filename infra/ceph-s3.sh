@@ -6,9 +6,10 @@
 #   infra/ceph-s3.sh down DIR           stop the processes that `up` started there, by their pid files
 #
 # Endpoint http://127.0.0.1:PORT, access key testkey, secret testsecret. Never expose it: the cluster has no authentication.
+# A second user, limitedkey and limitedsecret, may do in others' buckets what policies allow it; testkey may set them.
 set -euo pipefail
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 configure() {
     local dir=$1 port=$2 monitor=$3
@@ -93,7 +94,9 @@ up() {
     done
     if [ -n "$fresh" ]; then
         radosgw-admin user create --uid=test --display-name=test --access-key=testkey --secret-key=testsecret \
-            > "$dir/log/user.out" 2>&1
+            --caps="user-policy=*" > "$dir/log/user.out" 2>&1
+        radosgw-admin user create --uid=limited --display-name=limited --access-key=limitedkey --secret-key=limitedsecret \
+            > "$dir/log/limited.out" 2>&1
         touch "$dir/osd/ready"
     fi
     echo "http://127.0.0.1:$port"
