@@ -114,7 +114,7 @@ def index(
         typer.Option(
             "--retry-rejected",
             "--retry-rejects",
-            help="Try rejected images again: all, or with =REASON those whose reason contains it.",
+            help="Try rejected images and failed shards again: all, or with =REASON those whose reason contains it.",
         ),
     ] = None,
     max_read_errors: Annotated[
