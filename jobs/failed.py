@@ -7,13 +7,14 @@ of a thousand hold no later run back. A run that the gate stops, or that is kill
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.progress import Reporter
 from jobs.reasons import SHOWN, Reasons
-from pipeline.core.errors import AccessError, PlaceError, StoreError
+from pipeline.core.errors import StoreError
 from pipeline.core.stats import category
 from pipeline.core.types import Shard
 from pipeline.publish.catalog import Catalog
@@ -21,6 +22,7 @@ from pipeline.publish.failures import Failure, failure_of, forget, remember, rem
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 
+_SIDE_BY_SIDE = 8
 CURE = "mend or remove the file, or try it again with --retry-rejected"
 
 
@@ -59,19 +61,21 @@ def remember_failures(
 ) -> tuple[Failure, ...]:
     """Record what failed in a run; return what is recorded. Where ROOT refuses it, the next run tries these again."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    done = []
-    for shard, reason in corrupt:
+
+    def recorded(item: tuple[Shard, str]) -> Failure | None:
+        shard, reason = item
         before = failed.again.get(shard.id)
         failure = before.again(reason) if before is not None else failure_of(shard, reason, now)
         try:
             remember(catalog, recipe, failure)
-        except (AccessError, PlaceError):
-            raise
         except StoreError as error:
-            reporter.say(f"warning: it could not be recorded that {shard.uri} failed: {error}")
-            continue
-        done.append(failure)
-    return tuple(done)
+            # What the run was for is published, and nothing depends on this.
+            reporter.say(f"warning: it could not be recorded that {failure.path} fails: {error}")
+            return None
+        return failure
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, "failures") as pool:
+        return tuple(failure for failure in pool.map(recorded, corrupt) if failure is not None)
 
 
 def lines(failures: Iterable[Mapping[str, Any]]) -> list[str]:

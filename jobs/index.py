@@ -34,6 +34,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, full_location, public_url, same_place
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import Failure
 from pipeline.publish.leases import Lease, hold
 from pipeline.publish.lists import Lists
 from pipeline.publish.plan import Plan
@@ -229,7 +230,7 @@ def _report(
         extracted_again=planned.extracted_again,
         warnings=tuple(run.warnings) if run is not None else (),
         set_aside=_set_aside(planned, run),
-        failures=(*planned.seen.failed.left.values(), *(run.failures if run is not None else ())),
+        failures=_failures(planned, run),
         past_gate=planned.seen.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),
         unread=run.extracted.unread.listed() if run is not None else (),
@@ -238,6 +239,12 @@ def _report(
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},
     )
+
+
+def _failures(planned: _Planned, run: IndexRun | None) -> tuple[Failure, ...]:
+    """Return the containers that are remembered to fail, by path."""
+    found = [*planned.seen.failed.left.values(), *(run.failures if run is not None else ())]
+    return tuple(sorted(found, key=lambda failure: failure.path))
 
 
 def _set_aside(planned: _Planned, run: IndexRun | None) -> dict[str, str]:

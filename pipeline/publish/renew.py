@@ -1,8 +1,8 @@
 """Renew: entries whose etag changed and whose bytes may not have. From plan to plan; what is equal, others find out.
 
-Copying, restoring and checking out files gives them new times; so does changing their mode, owner or links, to a file
-system that tells (see Entry.changed). Such an entry is a "drop" row and an "add" row of one
-size; where its bytes are known to be equal both become one "renew" row, and its image stays where it is.
+Copying, restoring and checking out files gives them new times; changing their mode, owner or links gives them a new
+ctime (see Entry.changed). Such an entry is a "drop" row and an "add" row of one size; where its bytes are known to be
+equal both become one "renew" row, and its image stays where it is.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class ContainerSource(Generic[S]):
             now = self._containers.store.stat(entry.path)
         except NotFoundError:
             return True
-        return (now.size, now.etag) != (entry.size, entry.etag)
+        touched = None not in (now.changed, entry.changed) and now.changed != entry.changed
+        return touched or (now.size, now.etag) != (entry.size, entry.etag)
 
 
 def unsound(error: Exception, what: str) -> Exception:
