@@ -121,7 +121,14 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     base = lists_for(catalog, head, recipe)
     gates = _gates(options, recipe, head)
     with reporter.phase("plan"):
-        published = Published(root=options.root, catalog=catalog, head=head, base=base, retry=options.retry_rejected)
+        published = Published(
+            root=options.root,
+            catalog=catalog,
+            head=head,
+            base=base,
+            retry=options.retry_rejected,
+            ignore_ctime=options.ignore_ctime,
+        )
         seen = plan_source(recipe, published, gates, options.packing, reporter)
     passed = f", {skipped_words(seen.skipped, seen.skipped_by)}" if seen.skipped else ""
     reporter.say(f"plan: {seen.plan.reason}{passed}")

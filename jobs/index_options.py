@@ -29,6 +29,7 @@ class IndexOptions:
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
     refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
     retry_rejected: try rejected images again, and containers that failed, whose reason contains this, "" for all.
+    ignore_ctime: take local files of the size and modification time that they had as unchanged, unread.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -47,6 +48,7 @@ class IndexOptions:
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
     retry_rejected: str | None = None
+    ignore_ctime: bool = False
     retrain: Retrain = "auto"
     refit: bool = False
     replace_source: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobs.failed import Failed, as_json, known_failures
 from jobs.failed import lines as failure_lines
@@ -43,7 +43,7 @@ class Published:
     """What is published in a ROOT. base: lists that a plan starts from, which are empty for another descriptor.
 
     retry: which rejected images, and which containers that failed, are tried again: those whose reason contains it, ""
-    for all, None for none.
+    for all, None for none. ignore_ctime: files of the size and modification time that they had are taken as unchanged.
     """
 
     root: str
@@ -51,6 +51,7 @@ class Published:
     head: Snapshot | None
     base: Lists
     retry: str | None = None
+    ignore_ctime: bool = False
 
 
 def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Packing, reporter: Reporter) -> Sighted:
@@ -60,8 +61,11 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
     _refuse_overlap(location, images, published.root)
     source = spec.open(location)
     again = _again(published, reporter, packed=spec.packs)
+    listing = outside(source.listing(), images, published.root)
+    if published.ignore_ctime:
+        listing = (replace(entry, changed=None) for entry in listing)
     plan = make_plan(
-        outside(source.listing(), images, published.root),
+        listing,
         published.base.listing,
         source=public_url(location),
         packing=packing if spec.packs else None,

@@ -224,6 +224,16 @@ def test_what_changes_a_file_and_not_its_bytes_costs_a_reading_and_no_descriptio
     assert (again.published, again.plan.changes, again.snapshot) == (False, False, report.snapshot)
 
 
+def test_where_every_ctime_changes_all_the_time_it_may_be_ignored(life: Life, tmp_path: Path) -> None:
+    packed(tmp_path / "src", IMAGES)
+    life.index()
+    for path in (tmp_path / "src").iterdir():
+        path.chmod(0o600)
+    report = life.index(ignore_ctime=True)
+    assert (report.published, report.plan.changes) == (False, False)
+    assert life.index().plan.count("renew") == len(IMAGES)
+
+
 def test_a_corrupt_archive_that_is_mended_in_place_with_its_size_and_time_is_tried_again(
     life: Life, tmp_path: Path
 ) -> None:
