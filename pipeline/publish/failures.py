@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import ExistsError
+from pipeline.core.errors import ExistsError, IntegrityError, UserError
 from pipeline.core.specs import canonical
 from pipeline.core.types import DescriptorFile, Entry, Record, Shard
 from pipeline.publish.catalog import Catalog
@@ -65,14 +66,15 @@ def failure_of(shard: Shard, reason: str, now: str) -> Failure:
 
 
 def remember(catalog: Catalog, recipe: Recipe, failure: Failure) -> None:
-    """Record a failure; of several runs that do so the first one counts, unless its record counts as absent."""
+    """Record a failure; of several runs that do so the one of most attempts counts, and the first of equal ones."""
     name = catalog.failure_name(recipe.source_id, failure.shard_id)
     data = canonical(failure.model_dump(mode="json"))
     try:
         catalog.store.put_if_absent(name, data)
     except ExistsError:
         known = catalog.record(name, Failure)
-        if known is None or not _holds(known, failure) or known.attempts < failure.attempts:
+        same = known is not None and known.shard_id == failure.shard_id and _holds(known, failure)
+        if known is None or not same or known.attempts < failure.attempts:
             catalog.store.write(name, data)
 
 
@@ -83,7 +85,7 @@ def forget(catalog: Catalog, recipe: Recipe, shards: Iterable[str]) -> None:
 
 
 def _read_all(catalog: Catalog, recipe: Recipe, shards: Iterable[str]) -> dict[str, Failure]:
-    """Return the records of shards that are sound, of this release, and about the shard that they are named after."""
+    """Return the records of shards that are sound, and about the shard that they are named after."""
     names = sorted(shards)
     with ThreadPoolExecutor(_SIDE_BY_SIDE, "failures") as pool:
         records = pool.map(lambda shard: _read(catalog, recipe, shard), names)
@@ -92,7 +94,7 @@ def _read_all(catalog: Catalog, recipe: Recipe, shards: Iterable[str]) -> dict[s
 
 def _read(catalog: Catalog, recipe: Recipe, shard: str) -> Failure | None:
     found = catalog.record(catalog.failure_name(recipe.source_id, shard), Failure)
-    if found is None or found.shard_id != shard or found.reading != READING:
+    if found is None or found.shard_id != shard:
         return None
     done = catalog.record(catalog.record_name(recipe.descriptor_id, shard), DescriptorFile)
     return found if done is None else None
@@ -105,7 +107,7 @@ def remembered(catalog: Catalog, recipe: Recipe, plan: Plan) -> tuple[dict[str, 
         return {}, ()
     listed = {shard: entry for entry, shard in _new(plan, there)}
     found = _read_all(catalog, recipe, listed)
-    known = {shard: record for shard, record in found.items() if _about(record, listed[shard])}
+    known = {shard: record for shard, record in found.items() if _holds(record, listed[shard])}
     return known, tuple(sorted(listed.keys() - known.keys()))
 
 
@@ -115,17 +117,11 @@ def _new(plan: Plan, shards: Collection[str]) -> Iterator[tuple[Entry, str]]:
         yield from entries_of(batch.filter(pc.and_(pc.equal(batch["status"], "add"), pc.is_in(batch["shard"], names))))
 
 
-def _about(record: Failure, entry: Entry) -> bool:
-    return _holds(
-        record, failure_of(Shard(id=record.shard_id, uri="", bytes=0, etag="", entries=(entry,)), "", record.since)
-    )
-
-
-def _holds(one: Failure, other: Failure) -> bool:
-    """Tell whether two records are about the same bytes, read in the same way."""
-    if (one.shard_id, one.path, one.size, one.etag) != (other.shard_id, other.path, other.size, other.etag):
+def _holds(record: Failure, now: Entry | Failure) -> bool:
+    """Tell whether a record is about the bytes of a container as it is listed, or as another record has it."""
+    if record.reading != READING or (record.path, record.size, record.etag) != (now.path, now.size, now.etag):
         return False
-    return one.reading == other.reading and (None in (one.changed, other.changed) or one.changed == other.changed)
+    return None in (record.changed, now.changed) or record.changed == now.changed
 
 
 def without(plan: Plan, failures: Mapping[str, Failure]) -> Plan:
@@ -166,11 +162,14 @@ def needed(catalog: Catalog, head: Snapshot) -> Iterator[tuple[Entry, bool]]:
 
 def _latest_run(catalog: Catalog, head: Snapshot) -> Snapshot:
     """Return the latest snapshot that a run over the source has published; others say nothing of what fails."""
-    for version in range(head.version, max(0, head.version - _LOOK_BACK), -1):
-        snapshot = catalog.load(version)
+    snapshot = head
+    for version in range(head.version - 1, max(0, head.version - _LOOK_BACK), -1):
         if snapshot.operation == "index":
-            return snapshot
-    return catalog.load(max(1, head.version - _LOOK_BACK))
+            break
+        # One that cannot be read any more stops nobody: at worst an archive is read once more.
+        with suppress(IntegrityError, UserError):
+            snapshot = catalog.load(version)
+    return snapshot
 
 
 def _shard_of(name: str) -> str:
