@@ -400,6 +400,18 @@ def test_a_failure_that_no_snapshot_knows_is_kept_however_often_others_publish(h
     assert (here.life.index().published, reads.taken()) == (False, [])
 
 
+def test_a_snapshot_that_cannot_be_read_any_more_stops_neither_status_nor_garbage_collection(here: InMemory) -> None:
+    here.images.write("a.tar", TAR)
+    here.images.write("b.tar", SHORT)
+    here.life.index()
+    here.life.delete("a.tar/0.jpg")
+    here.objects.write("snapshots/00000001.json", b"rotten")
+    here.clock.now += 10_000
+    assert here.life.expire()["complete"]
+    assert len(status(here.life.root, history=1)["failed_shards"]) == 1
+    assert len(here.life.index().failures) == 1
+
+
 def test_two_runs_that_meet_it_at_once_leave_one_record(here: InMemory) -> None:
     here.images.write("a.tar", TAR)
     here.life.index()
