@@ -114,9 +114,16 @@ def index(
         typer.Option(
             "--retry-rejected",
             "--retry-rejects",
-            help="Try rejected images again: all, or with =REASON those whose reason contains it.",
+            help="Try rejected images and failed shards again: all, or with =REASON those whose reason contains it.",
         ),
     ] = None,
+    ignore_ctime: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-ctime",
+            help="Take local files of the same size and time as unchanged, where backups or mounts change every ctime.",
+        ),
+    ] = False,
     max_read_errors: Annotated[
         int, typer.Option(min=1, help="End the run after so many reads in a row that failed.")
     ] = MAX_READ_ERRORS,
@@ -181,6 +188,7 @@ def index(
         max_read_errors=max_read_errors,
         allow_empty=allow_empty,
         retry_rejected=retry_rejected,
+        ignore_ctime=ignore_ctime,
         retrain=retrain.value,
         refit=refit,
         replace_source=replace_source,

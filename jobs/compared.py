@@ -1,6 +1,6 @@
 """Which touched entries are as they were: their bytes are read and compared before anything is extracted.
 
-Only for entries whose etag changed and whose size did not; everything else is extracted by its etag, unread.
+Only for entries whose etag or ctime changed and whose size did not; everything else is extracted by its etag, unread.
 """
 
 from __future__ import annotations
@@ -46,5 +46,7 @@ def compared(plan: Plan, base: Lists, recipe: Recipe, options: Locations, runner
                 equal[item.place : item.place + len(outcome.value)] = outcome.value
             for _ in item.entries:
                 phase.advance()
-    reporter.say(f"{total} entries have another time or etag and the same size: {equal.sum()} hold the same bytes")
+    reporter.say(
+        f"{total} entries have another time, ctime or etag and the same size: {equal.sum()} hold the same bytes"
+    )
     return renewed(plan, equal) if equal.any() else plan

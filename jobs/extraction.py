@@ -31,14 +31,16 @@ SHARDS_IN_A_ROW = 3
 class Extracted:
     """What came of shards. files: completion records, as a descriptor table sorted by shard id.
 
-    set_aside: shards without a record, and why. parts: shards of which some entries were not read. not_tried: shards
-    that were left when patience ended. unread: why entries were not read, those of shards without a record included.
+    set_aside: shards without a record, and why; corrupt: those of them whose own bytes are the reason. parts: shards of
+    which some entries were not read. not_tried: shards that were left when patience ended. unread: why entries were not
+    read, those of shards without a record included.
     """
 
     files: pa.Table = field(default_factory=manifests.DESCRIPTORS.empty_table)
     set_aside: dict[str, str] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     not_tried: list[str] = field(default_factory=list)
+    corrupt: list[tuple[Shard, str]] = field(default_factory=list)
     unread: Reasons = field(default_factory=Reasons)
     stats: dict[str, float] = field(default_factory=dict)
 
@@ -94,6 +96,8 @@ def _failed(outcome: Outcome[Shard, DescriptorFile], found: Extracted, reporter:
     shard, error = outcome.item, outcome.error or ""
     found.set_aside[shard.id] = f"{shard.uri}: {error}"
     reporter.say(f"set aside: {shard.uri}: {error}")
+    if outcome.content:
+        found.corrupt.append((shard, error))
     if outcome.unread:
         first = shard.entries[0].path
         found.unread.add(error.removeprefix(f"{first}: "), first, len(shard.entries))

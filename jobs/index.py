@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs._main import run_module
 from jobs.estimate import estimate, run_trial
+from jobs.failed import set_aside_line, withdraw_failures
 from jobs.fits import drifted_indexes
 from jobs.gates import Gates, replaced, selection
 from jobs.index_options import IndexOptions, IndexReport, Retrain
@@ -33,6 +34,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.names import absolute_location, full_location, public_url, same_place
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import Failure
 from pipeline.publish.leases import Lease, hold
 from pipeline.publish.lists import Lists
 from pipeline.publish.plan import Plan
@@ -71,12 +73,14 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             )
         _store_blobs(catalog, planned.built)
         withdraw(catalog, planned.recipe, planned.seen.tried_again)
+        withdraw_failures(catalog, planned.recipe, planned.seen.failed)
         run = IndexRun(
             options=_run_options(options, planned),
             catalog=catalog,
             head=head,
             base=planned.base,
             plan=planned.plan,
+            failed=planned.seen.failed,
             lease=held,
             reporter=reporter,
             runner=SameRoot(runner or open_runner(options.runner), options.root, held),
@@ -117,7 +121,14 @@ def _plan(options: IndexOptions, catalog: Catalog, head: Snapshot | None, report
     base = lists_for(catalog, head, recipe)
     gates = _gates(options, recipe, head)
     with reporter.phase("plan"):
-        published = Published(root=options.root, catalog=catalog, head=head, base=base, retry=options.retry_rejected)
+        published = Published(
+            root=options.root,
+            catalog=catalog,
+            head=head,
+            base=base,
+            retry=options.retry_rejected,
+            ignore_ctime=options.ignore_ctime,
+        )
         seen = plan_source(recipe, published, gates, options.packing, reporter)
     passed = f", {skipped_words(seen.skipped, seen.skipped_by)}" if seen.skipped else ""
     reporter.say(f"plan: {seen.plan.reason}{passed}")
@@ -225,7 +236,8 @@ def _report(
         changes=planned.changes,
         extracted_again=planned.extracted_again,
         warnings=tuple(run.warnings) if run is not None else (),
-        set_aside=run.extracted.set_aside if run is not None else {},
+        set_aside=_set_aside(planned, run),
+        failures=_failures(planned, run),
         past_gate=planned.seen.past_gate or (run.past_gate if run is not None else ""),
         reject_reasons=run.rejected if run is not None else (),
         unread=run.extracted.unread.listed() if run is not None else (),
@@ -234,6 +246,18 @@ def _report(
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},
     )
+
+
+def _failures(planned: _Planned, run: IndexRun | None) -> tuple[Failure, ...]:
+    """Return the containers that are remembered to fail, by path."""
+    found = [*planned.seen.failed.left.values(), *(run.failures if run is not None else ())]
+    return tuple(sorted(found, key=lambda failure: failure.path))
+
+
+def _set_aside(planned: _Planned, run: IndexRun | None) -> dict[str, str]:
+    """Return the shards that are not indexed, and why: of this run, and those that are known to fail."""
+    known = {shard: set_aside_line(failure) for shard, failure in planned.seen.failed.left.items()}
+    return (run.extracted.set_aside if run is not None else {}) | known
 
 
 def _same_source(options: IndexOptions, head: Snapshot | None) -> None:

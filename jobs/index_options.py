@@ -9,6 +9,7 @@ from jobs.reasons import Reason
 from jobs.recipe import RecipeOptions
 from jobs.recipe_changes import Change
 from jobs.runners import RunnerOptions
+from pipeline.publish.failures import Failure
 from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan
@@ -27,7 +28,8 @@ class IndexOptions:
 
     retrain: auto trains anew the kinds that have drifted past a threshold, always all of them, never none.
     refit: fit whitening and codebook again, from a sample of what is there now; that is a new recipe.
-    retry_rejected: try rejected images again whose reason contains this, "" for all.
+    retry_rejected: try rejected images again, and containers that failed, whose reason contains this, "" for all.
+    ignore_ctime: take local files of the size and modification time that they had as unchanged, unread.
     trial_seconds: how long a dry run tries real shards to estimate the rest; 0 leaves the estimate out.
     """
 
@@ -46,6 +48,7 @@ class IndexOptions:
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
     retry_rejected: str | None = None
+    ignore_ctime: bool = False
     retrain: Retrain = "auto"
     refit: bool = False
     replace_source: bool = False
@@ -63,6 +66,8 @@ class IndexReport:
     skipped: files of the source that do not match, and pictures of formats that are not read in the containers that
     this run read; skipped_by: the same by suffix.
 
+    set_aside: shards that are not indexed, and why; failures: those of them that are remembered, and tried again only
+    when they change or retry_rejected says so.
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
     warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
     extracted_again: images of the head that are described again for it.
@@ -80,6 +85,7 @@ class IndexReport:
     extracted_again: int = 0
     warnings: tuple[str, ...] = ()
     set_aside: dict[str, str] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
     past_gate: str = ""
     reject_reasons: tuple[Reason, ...] = ()
     unread: tuple[Reason, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.estimate import lines as estimate_lines
+from jobs.failed import as_json as failures_json
+from jobs.failed import lines as failure_lines
 from jobs.index import IndexReport
 from jobs.output import notices
 from jobs.reasons import SHOWN
@@ -43,6 +45,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "skipped": report.skipped,
         "skipped_by": report.skipped_by,
         "set_aside": report.set_aside,
+        "failed_shards": failures_json(report.failures),
         "past_gate": report.past_gate,
         "reject_reasons": reasons_json(report.reject_reasons),
         "unread": reasons_json(report.unread),
@@ -67,6 +70,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
             *(estimate_lines(report.estimate) if report.estimate else ()),
             *notices(label),
             *([report.past_gate] if report.past_gate else ()),
+            *failure_lines(failures_json(report.failures)),
             *_unlisted(report),
         ]
     if report.past_gate:
@@ -95,10 +99,13 @@ def _drifted(kind: str, reasons: tuple[str, ...]) -> str:
 
 
 def _troubles(report: IndexReport) -> list[str]:
-    """Return what the next run tries again."""
+    """Return what is not indexed as it should be: what the next run tries again, and what it does not."""
+    remembered = {failure.shard_id for failure in report.failures}
+    others = [line for shard, line in report.set_aside.items() if shard not in remembered]
     return [
         *(f"not read, tried again next time: {reason}" for reason in report.unread[:SHOWN]),
-        *(f"set aside, tried again next time: {line}" for line in report.set_aside.values()),
+        *(f"set aside, tried again next time: {line}" for line in others),
+        *failure_lines(failures_json(report.failures)),
         *_unlisted(report),
     ]
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from jobs.build_indexes import BuildOptions, build_indexes
 from jobs.compared import compared
 from jobs.extraction import Extracted, extract, nothing_because
+from jobs.failed import Failed, remember_failures
 from jobs.fits import Fits, drifted_indexes, measure_fits
 from jobs.gates import Gates
 from jobs.outcomes import find_keys, value_of
@@ -25,6 +26,7 @@ from pipeline.core.names import absolute_location, public_url, same_place
 from pipeline.core.stats import added, told
 from pipeline.core.types import Shard
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import Failure
 from pipeline.publish.leases import Held
 from pipeline.publish.lists import EMPTY, Lists, load_lists
 from pipeline.publish.parts import with_parts
@@ -62,7 +64,10 @@ class RunOptions:
 
 @dataclass(kw_only=True)
 class IndexRun:
-    """One run. head, base, plan: what it was planned from; the last fields say what became of it."""
+    """One run. head, base, plan: what it was planned from; failed: containers that were known to fail.
+
+    The last fields say what became of it; failures: containers of which it is now remembered.
+    """
 
     options: RunOptions
     catalog: Catalog
@@ -75,6 +80,8 @@ class IndexRun:
     extracted: Extracted = field(default_factory=Extracted)
     rejected: tuple[Reason, ...] = ()
     past_gate: str = ""
+    failed: Failed = field(default_factory=Failed)
+    failures: tuple[Failure, ...] = ()
     retrained: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     stats: dict[str, float] = field(default_factory=dict)
@@ -99,13 +106,17 @@ class IndexRun:
             self.past_gate = self.past_gate or self.options.gates.failures(self.extracted)
         if self.past_gate:
             return None
-        return transact(
+        snapshot = transact(
             self.catalog,
             self.head,
             lambda head: self._derive(head, recipe, self.extracted.files),
             writer=self.writer,
             before=self.lease.check,
         )
+        if not self.past_gate:
+            corrupt = self.extracted.corrupt
+            self.failures = remember_failures(self.catalog, recipe, self.failed, corrupt, self.reporter)
+        return snapshot
 
     def _fits(self) -> Fits:
         return Fits(
@@ -233,7 +244,7 @@ class IndexRun:
             rejected=merged.seen - merged.images - merged.duplicates,
             added=merged.added,
             removed=merged.removed,
-            set_aside=tuple(sorted(self.extracted.set_aside)),
+            set_aside=tuple(sorted([*self.extracted.set_aside, *self.failed.left])),
             seconds=dict(self.reporter.seconds),
             origin=extract_spec(recipe).label,
             stats=told(self.stats) | ({"unread": float(unread)} if unread else {}),

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.failed import lines as failure_lines
 from jobs.units import human_bytes
 from pipeline.core.names import RANDOM_WEIGHTS
 
@@ -79,7 +80,9 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     lines += [f"  deleted by name: {data['deleted']}"] if data["deleted"] else []
     lines += [f"  tag {name}: snapshot {version}" for name, version in sorted(data["tags"].items())]
     lines += [f"  at work: {work['operation']} by writer {work['writer']}" for work in data["at_work"]]
-    lines += [f"  set aside: {shard}" for shard in data["set_aside"]]
+    failed = {failure["shard_id"] for failure in data["failed_shards"]}
+    lines += [f"  set aside: {shard}" for shard in data["set_aside"] if shard not in failed]
+    lines += [f"  {line}" for line in failure_lines(data["failed_shards"])]
     lines.append("history")
     for row in data["history"]:
         lines.append(

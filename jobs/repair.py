@@ -1,8 +1,8 @@
 """`sightline verify --repair`: gives up what is broken, so that the next indexing run makes it again from the source.
 
-Completion records of broken work go first, then the broken objects, then one commit leaves out the shards concerned and
-their entries. Each step may be repeated, so a repair that was killed is run again. What comes from no source (weights,
-the listing) is named with what to do.
+Completion records of broken work go first, and records that its shards failed, then the broken objects, then one commit
+leaves out the shards concerned and their entries. Each step may be repeated, so a repair that was killed is run again.
+What comes from no source (weights, the listing) is named with what to do.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def _discard(catalog: Catalog, head: Snapshot, broken: Collection[str]) -> None:
     for file in manifests.descriptor_files(faulty):
         folders = {head.recipe.descriptor_id, file.artifact.uri.split("/")[1]}
         names += [catalog.record_name(folder, file.shard_id) for folder in folders]
+        names.append(catalog.failure_name(head.recipe.source_id, file.shard_id))
     for folder in sorted(set(lists.indexes["fingerprint"].to_pylist())):
         for entry in store.list(f"indexes/{folder}"):
             shard = catalog.record(entry.path, IndexShard) if entry.path.endswith(".json") else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from jobs.failed import Failed, as_json, known_failures
+from jobs.failed import lines as failure_lines
 from jobs.gates import Gates
 from jobs.progress import Reporter
 from jobs.reasons import in_words
@@ -12,6 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.names import public_url
 from pipeline.core.places import beneath, outside
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import without
 from pipeline.publish.lists import Lists, load_lists
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan, make_plan
@@ -23,7 +26,7 @@ from pipeline.stages.kinds import source_spec
 @dataclass(frozen=True, kw_only=True)
 class Sighted:
     """The plan; the objects passed over, also by suffix; files and folders that could not be listed; why nothing may be
-    published; the shards whose rejected images are tried again.
+    published; the shards whose rejected images are tried again; what is known of containers that fail.
     """
 
     plan: Plan
@@ -32,13 +35,15 @@ class Sighted:
     unreadable: tuple[str, ...]
     past_gate: str
     tried_again: tuple[str, ...] = ()
+    failed: Failed = field(default_factory=Failed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """What is published in a ROOT. base: lists that a plan starts from, which are empty for another descriptor.
 
-    retry: which rejected images are tried again: those whose reason contains it, "" for all, None for none.
+    retry: which rejected images, and which containers that failed, are tried again: those whose reason contains it, ""
+    for all, None for none. ignore_ctime: files of the size and modification time that they had are taken as unchanged.
     """
 
     root: str
@@ -46,6 +51,7 @@ class Published:
     head: Snapshot | None
     base: Lists
     retry: str | None = None
+    ignore_ctime: bool = False
 
 
 def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Packing, reporter: Reporter) -> Sighted:
@@ -55,8 +61,11 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
     _refuse_overlap(location, images, published.root)
     source = spec.open(location)
     again = _again(published, reporter, packed=spec.packs)
+    listing = outside(source.listing(), images, published.root)
+    if published.ignore_ctime:
+        listing = (replace(entry, changed=None) for entry in listing)
     plan = make_plan(
-        outside(source.listing(), images, published.root),
+        listing,
         published.base.listing,
         source=public_url(location),
         packing=packing if spec.packs else None,
@@ -65,15 +74,21 @@ def plan_source(recipe: Recipe, published: Published, gates: Gates, packing: Pac
     )
     head = published.head
     past_gate = gates.removals(plan, load_lists(published.catalog, head)) if head is not None else ""
+    failed = Failed()
+    if head is not None and not spec.packs:
+        failed = known_failures(published.catalog, recipe, plan, published.retry)
+    for line in failure_lines(as_json(failed.left.values())):
+        reporter.say(f"not tried: {line}")
     for name in source.unreadable:
         reporter.say(f"not listed: {name or location} cannot be read; what is known of it stays as it was")
     return Sighted(
-        plan=plan,
+        plan=without(plan, failed.left),
         skipped=source.skipped,
         skipped_by=dict(source.skipped_by),
         unreadable=tuple(source.unreadable),
         past_gate=past_gate,
         tried_again=again.shards if again is not None else (),
+        failed=failed,
     )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from jobs._main import run_module
+from jobs.failed import as_json as failures_json
 from pipeline.core.storage import open_store
 from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import failing
 from pipeline.publish.leases import read_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
@@ -50,6 +52,7 @@ def status(root: str, history: int = 20) -> dict[str, Any]:
         "rejected": summary.rejected,
         "duplicates": summary.duplicates,
         "set_aside": list(summary.set_aside),
+        "failed_shards": failures_json(failing(catalog, head)),
         "descriptor": extract_spec(head.recipe).label,
         "recipe": {"fingerprint": head.recipe.fingerprint, **head.recipe.model_dump(mode="json")},
         "descriptors": {

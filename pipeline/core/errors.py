@@ -12,6 +12,7 @@ SightlineError                exit 1   something failed
 │   ├── PlaceError                     ROOT or scratch space cannot be written (full, read-only): the whole run ends
 │   └── TransientError                 may pass: timeouts, 5xx, resets; the only kind that is retried
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
+│   └── ContentError                   its own bytes are the reason: every try of the same bytes fails alike
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
 ├── CommitUnknownError        exit 1   the commit may or may not have happened; nothing staged was deleted
 ├── UnavailableError          exit 1   workers that hold a part of what is asked do not answer; may pass
@@ -86,6 +87,10 @@ class TransientError(StoreError):
 
 class ShardError(SightlineError):
     """A shard cannot be read whole; the run sets it aside and goes on."""
+
+
+class ContentError(ShardError):
+    """The bytes of a container are the reason why it cannot be read; the same bytes fail again, and are not tried."""
 
 
 class ConflictError(SightlineError):

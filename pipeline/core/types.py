@@ -33,12 +33,15 @@ class Entry:
     """One object of a listing. `path` is relative to the store's root; `etag` changes when the bytes do.
 
     modified: seconds since the epoch by the store's own clock; no part of what an entry is.
+    changed: when bytes or attributes of a local file last changed, as its file system says (ctime, in ns); None where
+    nothing says it. Unlike the times in an etag it cannot be set. It is no part of what an entry is either.
     """
 
     path: str
     size: int
     etag: str
     modified: float = field(default=0.0, compare=False)
+    changed: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +221,7 @@ class Outcome(Generic[T, R]):
     """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py.
 
     unread: the error says nothing of the item, which could not be read; a later try may succeed.
+    content: the error is one of the item's own bytes, which fail again in every later try.
     """
 
     item: T
@@ -225,6 +229,7 @@ class Outcome(Generic[T, R]):
     error: str | None = None
     fault: Fault = ""
     unread: bool = False
+    content: bool = False
     seconds: float = 0.0
     attempts: int = 1
     stats: dict[str, float] = field(default_factory=dict)

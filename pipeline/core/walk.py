@@ -33,9 +33,13 @@ class Walk:
 
 
 def local_entry(name: str, stat: os.stat_result) -> Entry:
-    """Return the entry of a file; its etag is made of modification time and size."""
+    """Return the entry of a file; its etag is made of modification time and size.
+
+    Both can be what they were over other bytes: whoever restores the time of a file that was written to changes its
+    ctime. The inode says no more than that, and differs from mount to mount on many file systems.
+    """
     etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-    return Entry(path=name, size=stat.st_size, etag=etag, modified=stat.st_mtime_ns / 1e9)
+    return Entry(path=name, size=stat.st_size, etag=etag, modified=stat.st_mtime_ns / 1e9, changed=stat.st_ctime_ns)
 
 
 def walk_folder(folder: str, prefix: str, noted: Walk | None) -> Iterator[Entry]:

@@ -81,6 +81,11 @@ class Catalog:
         """Where the completion record of a filled index shard lies; key is a digest of what went in."""
         return f"indexes/{index_id}/{key}.json"
 
+    @staticmethod
+    def failure_name(source_id: str, shard_id: str) -> str:
+        """Where it is remembered that a container cannot be read; nothing depends on it."""
+        return f"failures/{source_id}/{shard_id}.json"
+
     # Objects by digest ---------------------------------------------------------------------------------------------
 
     def put_artifact(self, data: bytes, filename: str) -> Artifact:

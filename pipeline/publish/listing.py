@@ -18,8 +18,13 @@ from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Artifact
 
 BATCH = 1 << 16
-SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("shard", pa.string())])
-"""In byte order of the path; shard is the one that the entry went into."""
+STORED = pa.schema([("path", pa.string()), ("size", pa.int64()), ("etag", pa.string()), ("shard", pa.string())])
+SCHEMA = STORED.append(pa.field("changed", pa.int64()))
+"""In byte order of the path; shard is the one that the entry went into. changed: see Entry; null where nothing says it.
+
+A file has the column "changed" only where a row has a value: listings of object stores and those of releases before it
+are files of STORED.
+"""
 
 
 class Listing(Protocol):
@@ -58,9 +63,9 @@ class StoredListing:
             except pa.ArrowInvalid as error:
                 raise IntegrityError(self.artifact.uri, f"is no Parquet file ({error})") from None
             with file:
-                if not file.schema_arrow.equals(SCHEMA):
+                if not file.schema_arrow.equals(SCHEMA) and not file.schema_arrow.equals(STORED):
                     raise IntegrityError(self.artifact.uri, "has other columns than its manifest should")
-                yield from file.iter_batches(batch_size=BATCH)
+                yield from _read(file)
 
 
 class Spool:
@@ -95,6 +100,15 @@ class Spool:
             yield from pa.ipc.open_stream(file)
 
 
+def _read(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a listing's file, with null for what it does not say."""
+    for batch in file.iter_batches(batch_size=BATCH):
+        columns = batch.columns
+        if len(columns) < len(SCHEMA):
+            columns.append(pa.nulls(batch.num_rows, SCHEMA.field("changed").type))
+        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
 class NewListing:
     """A listing manifest in the making, on local disk; gone with the object. Equal rows give equal bytes."""
 
@@ -104,7 +118,8 @@ class NewListing:
         folder = staging.folder("listing-")
         weakref.finalize(self, folder.cleanup)
         self.path, self.rows = Path(folder.name) / "listing.parquet", 0
-        self._writer = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")
+        self._schema = STORED
+        self._writer = self._opened()
         self._held: list[pa.RecordBatch] = []
         self._count = 0
 
@@ -117,22 +132,40 @@ class NewListing:
             table = pa.Table.from_batches(self._held, SCHEMA)
             whole = self._count - self._count % BATCH
             with staging.writing():
-                self._writer.write_table(table.slice(0, whole).combine_chunks(), row_group_size=BATCH)
+                self._write(table.slice(0, whole))
             self._held, self._count = table.slice(whole).to_batches(), self._count - whole
 
     def finish(self) -> NewListing:
         """Complete the file; only now may it be read."""
         with staging.writing():
             if self._count:
-                rest = pa.Table.from_batches(self._held, SCHEMA).combine_chunks()
-                self._writer.write_table(rest, row_group_size=BATCH)
+                self._write(pa.Table.from_batches(self._held, SCHEMA))
             self._writer.close()
         return self
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield what was appended."""
         with pq.ParquetFile(self.path) as file:
-            yield from file.iter_batches(batch_size=BATCH)
+            yield from _read(file)
+
+    def _opened(self) -> pq.ParquetWriter:
+        return pq.ParquetWriter(self.path, self._schema, compression="zstd")
+
+    def _write(self, rows: pa.Table) -> None:
+        if self._schema is STORED and rows["changed"].null_count < rows.num_rows:
+            self._widen()
+        self._writer.write_table(rows.select(self._schema.names).combine_chunks(), row_group_size=BATCH)
+
+    def _widen(self) -> None:
+        """Write the file so far again, with the column that no row of it needed."""
+        self._writer.close()
+        before = self.path.rename(self.path.with_suffix(".before"))
+        self._schema = SCHEMA
+        self._writer = self._opened()
+        with pq.ParquetFile(before) as file:
+            for batch in _read(file):
+                self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=BATCH)
+        before.unlink()
 
 
 def aligned(

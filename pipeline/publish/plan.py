@@ -24,7 +24,9 @@ from pipeline.publish.packing import Packer, Packing, Packs, join_url
 Status = Literal["keep", "renew", "add", "drop"]
 STATUSES: tuple[Status, ...] = ("keep", "renew", "drop", "add")
 SCHEMA = LISTING.append(pa.field("status", pa.string()))
-_ENTRIES = pa.schema([LISTING.field(name) for name in ("path", "size", "etag")])
+_ENTRIES = pa.schema([LISTING.field(name) for name in ("path", "size", "etag", "changed")])
+IN_PLACE = "changed in place "
+"""How the reason begins why a file is extracted again that has the size and etag it had."""
 RANK = pa.array(STATUSES)
 
 
@@ -41,7 +43,7 @@ class Again(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Rows (path, size, etag, shard, status) by path; a changed entry has a "drop" row and then an "add" row.
+    """Rows (path, size, etag, shard, changed, status) by path; a changed entry has a "drop" row and then an "add" row.
 
     One that only looked changed stays in its shard: its "renew" row gives it another etag (see renew.py).
     packs: the shards of the "add" rows in their order; None when the rows name their shards themselves.
@@ -163,27 +165,35 @@ def planned(pieces: Iterable[pa.Table], *, source: str, packing: Packing | None)
 
 
 def _compare(new: pa.Table, old: pa.Table, unreadable: Sequence[str], again: Again | None) -> pa.Table:
-    """Return the plan's rows for two aligned pieces. New rows to extract again have the reason as their shard."""
+    """Return the plan's rows for two aligned pieces. New rows to extract again have the reason as their shard.
+
+    A file of the size and etag that it had may be another one where its file system says that it has changed since.
+    """
     at = pc.index_in(new["path"], value_set=old["path"].combine_chunks()).combine_chunks()
     before = old.take(at)
     alike = pc.and_(pc.equal(new["size"], before["size"]), pc.equal(new["etag"], before["etag"]))
-    same = pc.fill_null(alike, fill_value=False)
-    shard = pc.if_else(same, before["shard"], "")
+    alike = pc.fill_null(alike, fill_value=False)
+    since = pc.fill_null(pc.not_equal(new["changed"], before["changed"]), fill_value=False)
+    same = pc.and_(alike, pc.invert(since))
+    # Its shard is another one than that of its size and etag, which has a record.
+    reason = pc.binary_join_element_wise(IN_PLACE, pc.fill_null(pc.cast(new["changed"], pa.string()), ""), "")
+    shard = pc.if_else(same, before["shard"], pc.if_else(alike, reason, ""))
     if again is not None:
         # One that only looks changed, too: its bytes are not to be compared.
         once_more = again.chosen(before)
         same = pc.and_(same, pc.invert(once_more))
         shard = pc.if_else(once_more, again.reason, shard)
     fresh = new.append_column("shard", shard).append_column("status", pc.if_else(same, "keep", "add"))
+    fresh = fresh.select(SCHEMA.names).cast(SCHEMA)
     gone = np.ones(old.num_rows, bool)
     gone[at.filter(same.combine_chunks()).to_numpy(zero_copy_only=False)] = False
     if not gone.any():
-        return fresh.cast(SCHEMA)
+        return fresh
     dropped = old.filter(pa.array(gone))
     # A changed entry has been listed, so that what is known of it is no better than what is new.
     lost = pc.and_(_beneath(dropped["path"], unreadable), pc.invert(pc.is_in(dropped["path"], _whole(new["path"]))))
     dropped = dropped.append_column("status", pc.if_else(lost, "keep", "drop"))
-    return in_order(pa.concat_tables([fresh.cast(SCHEMA), dropped.cast(SCHEMA)]))
+    return in_order(pa.concat_tables([fresh, dropped.cast(SCHEMA)]))
 
 
 def _beneath(paths: pa.ChunkedArray, unreadable: Sequence[str]) -> pa.ChunkedArray | pa.Array:
@@ -212,29 +222,33 @@ def _entry_batches(listing: Iterable[Entry]) -> Iterator[pa.RecordBatch]:
     paths: list[str] = []
     sizes: list[int] = []
     etags: list[str] = []
+    changed: list[int | None] = []
     for entry in listing:
         paths.append(entry.path)
         sizes.append(entry.size)
         etags.append(entry.etag)
+        changed.append(entry.changed)
         if len(paths) == BATCH:
-            yield _entry_batch(paths, sizes, etags, last)
+            yield _entry_batch(paths, sizes, etags, changed, last)
             last = paths[-1]
-            paths, sizes, etags = [], [], []
+            paths, sizes, etags, changed = [], [], [], []
     if paths:
-        yield _entry_batch(paths, sizes, etags, last)
+        yield _entry_batch(paths, sizes, etags, changed, last)
 
 
-def _entry_batch(paths: list[str], sizes: list[int], etags: list[str], last: str) -> pa.RecordBatch:
+def _entry_batch(
+    paths: list[str], sizes: list[int], etags: list[str], changed: list[int | None], last: str
+) -> pa.RecordBatch:
     column = pa.array(paths, pa.string())
     before = pa.concat_arrays([pa.array([last], pa.string()), column[:-1]])
     if not pc.all(pc.less(before, column)).as_py():
         raise UserError(f"listing near {paths[0]}", "is not sorted, or names an entry twice", "report this")
-    columns = [column, pa.array(sizes, pa.int64()), pa.array(etags, pa.string())]
+    columns = [column, pa.array(sizes, pa.int64()), pa.array(etags, pa.string()), pa.array(changed, pa.int64())]
     return pa.RecordBatch.from_arrays(columns, schema=_ENTRIES)
 
 
 def entries_of(rows: pa.Table | pa.RecordBatch) -> Iterator[tuple[Entry, str]]:
     """Yield the rows as (entry, shard)."""
     columns = (rows[name].to_pylist() for name in LISTING.names)
-    for path, size, etag, shard in zip(*columns, strict=True):
-        yield Entry(path=path, size=size, etag=etag), shard
+    for path, size, etag, shard, changed in zip(*columns, strict=True):
+        yield Entry(path=path, size=size, etag=etag, changed=changed), shard

@@ -94,7 +94,7 @@ def _renewed(theirs: pa.Table, mine: pa.Table) -> pa.Table:
     ours = rows.take(at)
     same = pc.and_(pc.equal(theirs["shard"], ours["shard"]), pc.equal(theirs["size"], ours["size"]))
     same = pc.fill_null(pc.and_(same, pc.equal(theirs["status"], "keep")), fill_value=False)
-    for name in ("etag", "status"):
+    for name in ("etag", "changed", "status"):
         column = pc.if_else(same, ours[name], theirs[name])
         theirs = theirs.set_column(theirs.schema.get_field_index(name), name, column)
     return theirs

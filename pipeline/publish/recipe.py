@@ -52,6 +52,11 @@ class Recipe(BaseModel):
         """Names the folder of descriptor files: the recipe without its indexes."""
         return digest_of(_payload(self.model_copy(update={"indexes": ()})))[:20]
 
+    @property
+    def source_id(self) -> str:
+        """Names the folder of what is remembered of containers that cannot be read: the settings that read them."""
+        return self.source.fingerprint[:20]
+
     def index_id(self, spec: Spec) -> str:
         """Names the folder of one index kind over these descriptors."""
         return digest_of({"descriptors": self.descriptor_id, "index": spec.fingerprint})[:20]

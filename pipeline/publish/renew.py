@@ -1,7 +1,8 @@
 """Renew: entries whose etag changed and whose bytes may not have. From plan to plan; what is equal, others find out.
 
-Copying, restoring and checking out files gives them new times. Such an entry is a "drop" row and an "add" row of one
-size; where its bytes are known to be equal both become one "renew" row, and its image stays where it is.
+Copying, restoring and checking out files gives them new times; changing their mode, owner or links gives them a new
+ctime (see Entry.changed). Such an entry is a "drop" row and an "add" row of one size; where its bytes are known to be
+equal both become one "renew" row, and its image stays where it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.publish.plan import SCHEMA, Plan, planned
+from pipeline.publish.plan import IN_PLACE, SCHEMA, Plan, planned
 
 Flags = npt.NDArray[np.bool_]
 
@@ -62,6 +63,6 @@ def _pairs(batch: pa.RecordBatch) -> Flags:
         alike = pc.and_(pc.equal(before["path"], after["path"]), pc.equal(before["size"], after["size"]))
         known = pc.and_(pc.equal(before["status"], "drop"), pc.not_equal(before["etag"], ""))
         # What is to be extracted again, whatever its bytes, says so.
-        known = pc.and_(known, pc.equal(after["shard"], ""))
+        known = pc.and_(known, pc.or_(pc.equal(after["shard"], ""), pc.starts_with(after["shard"], IN_PLACE)))
         found[:-1] = pc.and_(alike, known).to_numpy(zero_copy_only=False)
     return found

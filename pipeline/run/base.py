@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError, of_reading
+from pipeline.core.errors import AccessError, ContentError, PlaceError, SightlineError, UserError, of_reading
 from pipeline.core.types import Fault, Outcome
 from pipeline.run.faults import fault_of
 
@@ -99,14 +99,16 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     Only errors that end the run are raised, see ENDS_RUN.
     """
     started = time.perf_counter()
-    value, line, unread = None, None, False
+    value, line = None, None
+    unread = content = False
     fault: Fault = ""
     try:
         value = function(item)
     except ENDS_RUN:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
-        line, fault, unread = describe(error), fault_of(error), of_reading(error)
+        line, fault = describe(error), fault_of(error)
+        unread, content = of_reading(error), isinstance(error, ContentError)
     take = getattr(function, "take_stats", None)
     return Outcome(
         item=item,
@@ -114,6 +116,7 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
         error=line,
         fault=fault,
         unread=unread,
+        content=content,
         seconds=time.perf_counter() - started,
         attempts=attempts,
         stats=take() if take is not None else {},

@@ -97,8 +97,8 @@ class Source(Protocol):
         """Yield every image of a shard in a fixed order; what cannot be used is a Reject.
 
         A file that cannot be read now is one of status "unread" where entries are single images; else ReadError or
-        TransientError is raised. ShardError when the shard as a whole cannot be read to its end (truncated, corrupt
-        container).
+        TransientError is raised. ShardError when the shard as a whole cannot be read to its end: ContentError when its
+        bytes are the reason (truncated, corrupt container) or the columns that it has.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipeline.core.errors import ShardError
+from pipeline.core.errors import ContentError
 from pipeline.core.metadata import Column
 
 COLUMN_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "content", "data")
@@ -49,11 +49,11 @@ class Columns:
 
 
 def columns_of(schema: pa.Schema, image: str, key: str) -> Columns:
-    """Return the column of images or vectors, and that of keys where one is wanted; ShardError lists what there is."""
+    """Return the column of images or vectors, and that of keys if one is wanted; ContentError lists what there is."""
     _expect_one(schema, image)
     column = image_column(schema, image)
     if key and key not in schema.names:
-        raise ShardError(f"has no column {key!r}, only {', '.join(schema.names)}; set key_column to one of them")
+        raise ContentError(f"has no column {key!r}, only {', '.join(schema.names)}; set key_column to one of them")
     _expect_one(schema, column, key)
     kind = plain(schema.field(column).type)
     if is_vector(kind):
@@ -70,7 +70,7 @@ def columns_of(schema: pa.Schema, image: str, key: str) -> Columns:
 
 
 def image_column(schema: pa.Schema, wanted: str) -> str:
-    """Return the column of images, or else of vectors; ShardError lists the columns where it is not clear which.
+    """Return the column of images, or else of vectors; ContentError lists the columns where it is not clear which.
 
     Structs of bytes and path go first, then plain bytes, then vectors of floats, then whatever else can hold images.
     """
@@ -78,7 +78,7 @@ def image_column(schema: pa.Schema, wanted: str) -> str:
     if wanted:
         usable = wanted in schema.names and any(test(schema.field(wanted).type) for test in _USABLE)
         if not usable:
-            raise ShardError(
+            raise ContentError(
                 f"has no column {wanted!r} of image bytes or of vectors, only {shown}; set image_column to one"
             )
         return wanted
@@ -88,17 +88,17 @@ def image_column(schema: pa.Schema, wanted: str) -> str:
         named = [name for name in COLUMN_NAMES for field in there if field.name == name and not is_vector(field.type)]
         if len(there) == 1 or named:
             return str(there[0].name) if len(there) == 1 else named[0]
-    raise ShardError(
+    raise ContentError(
         f"has no single column of image bytes among {shown}; set image_column (in a recipe file: [source] "
         'image_column = "NAME")'
     )
 
 
 def metadata_columns(schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
-    """Return the columns, or fields of structs, to read for metadata; ShardError lists what there is without some."""
+    """Return the columns, or fields of structs, to read for metadata; ContentError lists what there is without some."""
     missing = [column.path for column in columns if not _is_there(schema, column.path)]
     if missing:
-        raise ShardError(f"has no column {', '.join(map(repr, missing))} of metadata, only {', '.join(schema.names)}")
+        raise ContentError(f"has no column {', '.join(map(repr, missing))} of metadata, only {', '.join(schema.names)}")
     return [column.path for column in columns]
 
 
@@ -116,10 +116,10 @@ def is_vector(kind: pa.DataType) -> bool:
 
 
 def _expect_one(schema: pa.Schema, *names: str) -> None:
-    """Raise ShardError where several columns have one of these names, as tables that were joined may."""
+    """Raise ContentError where several columns have one of these names, as tables that were joined may."""
     for name in names:
         if schema.names.count(name) > 1:
-            raise ShardError(f"has {schema.names.count(name)} columns named {name!r}; give each a name of its own")
+            raise ContentError(f"has {schema.names.count(name)} columns named {name!r}; give each a name of its own")
 
 
 def _is_there(schema: pa.Schema, path: str) -> bool:

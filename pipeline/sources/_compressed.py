@@ -1,7 +1,7 @@
 """Compressed streams: which compression a file has, by its first bytes, and its content as a stream of bounded size.
 
 Several streams one after the other are one, as gzip and its like have it; zeros after them are padding. Anything else
-after them, and a stream that breaks off, is a ShardError. Memory is a few blocks, and the window of the compression.
+after them, and a stream that breaks off, is a ContentError. Memory is a few blocks, and the window of the compression.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.core.errors import ShardError, of_reading
+from pipeline.core.errors import ContentError, of_reading
 
 HEAD = 16
 """First bytes of a file that `codec_of` looks at."""
@@ -73,11 +73,11 @@ _ENGINES: dict[str, Callable[[], _Engine]] = {
 def codec_of(head: bytes) -> str:
     """Return "gzip", "bz2", "xz", "zstd" or "lz4" by a file's first HEAD bytes; "" for anything else.
 
-    ShardError for archives of other formats, which names them.
+    ContentError for archives of other formats, which names them.
     """
     for magic, name in _OTHERS.items():
         if head.startswith(magic):
-            raise ShardError(f"is {name} data, which is not read; write it as .tar")
+            raise ContentError(f"is {name} data, which is not read; write it as .tar")
     if head.startswith(b"\x1f\x8b\x08"):
         return "gzip"
     # A name in a tar may begin with "BZh": what follows it decides.
@@ -95,9 +95,9 @@ def most_bytes(size: int) -> int:
     return min(MOST_BYTES, max(FREE_BYTES, RATIO * size))
 
 
-def too_much(size: int) -> ShardError:
+def too_much(size: int) -> ContentError:
     """Return the error for a compressed file of `size` bytes that unpacks to more than `most_bytes`."""
-    return ShardError(f"unpacks to more than {most_bytes(size)} bytes from {size}; unpack it and index the .tar")
+    return ContentError(f"unpacks to more than {most_bytes(size)} bytes from {size}; unpack it and index the .tar")
 
 
 class Decompressed(io.RawIOBase):
@@ -113,7 +113,7 @@ class Decompressed(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return at most `size` bytes; b"" at the end only. ShardError when the data is damaged, or too much."""
+        """Return at most `size` bytes; b"" at the end only. ContentError when the data is damaged, or too much."""
         data = self._read(size if size >= 0 else _CHUNK)
         self._left -= len(data)
         if self._left < 0:
@@ -136,11 +136,11 @@ class _Chained:
             if not data and self._engine.needs_input:
                 data = self._raw.read(_CHUNK)
                 if not data:
-                    raise ShardError(f"truncated: its {self._codec} data breaks off")
+                    raise ContentError(f"truncated: its {self._codec} data breaks off")
             try:
                 out = self._engine.decompress(data, size)
             except (zlib.error, lzma.LZMAError, EOFError, ValueError, OSError) as error:
-                raise ShardError(f"is no sound {self._codec} data ({' '.join(str(error).split())})") from None
+                raise ContentError(f"is no sound {self._codec} data ({' '.join(str(error).split())})") from None
             if out:
                 return out
 
@@ -170,4 +170,4 @@ class _Arrow:
         except (pa.ArrowException, OSError) as error:
             if of_reading(error):
                 raise
-            raise ShardError(f"is no sound {self._codec} data ({' '.join(str(error).split())[:160]})") from None
+            raise ContentError(f"is no sound {self._codec} data ({' '.join(str(error).split())[:160]})") from None

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pipeline.core.errors import ShardError, UserError, of_reading
+import pyarrow as pa
+
+from pipeline.core.errors import ContentError, NotFoundError, ShardError, UserError, of_reading
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
@@ -103,12 +105,33 @@ class ContainerSource(Generic[S]):
         return None
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
-        """See pipeline.sources.Source."""
+        """See pipeline.sources.Source. ContentError only for a container that is still the one that was listed."""
+        (entry,) = shard.entries
+        try:
+            yield from self.items(entry)
+        except ContentError as error:
+            if self._changed(entry):
+                raise ShardError(f"changed since it was listed ({error})") from None
+            raise
+
+    def items(self, entry: Entry) -> Iterator[Image | Reject]:
+        """Yield every image of a container in a fixed order; ShardError when it cannot be read to its end."""
         raise NotImplementedError
+
+    def _changed(self, entry: Entry) -> bool:
+        """Tell whether another file lies where a container was listed; a read that fails now tells nothing of it."""
+        try:
+            now = self._containers.store.stat(entry.path)
+        except NotFoundError:
+            return True
+        touched = None not in (now.changed, entry.changed) and now.changed != entry.changed
+        return touched or (now.size, now.etag) != (entry.size, entry.etag)
 
 
 def unsound(error: Exception, what: str) -> Exception:
     """Return the error for one of a library's that reads a container: itself where it says nothing of the bytes."""
     if of_reading(error):
         return error
-    return ShardError(f"is no sound {what} file ({' '.join(str(error).split())[:160]})")
+    # What this build of a library cannot read, another one may.
+    kind = ShardError if isinstance(error, pa.ArrowNotImplementedError) else ContentError
+    return kind(f"is no sound {what} file ({' '.join(str(error).split())[:160]})")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pipeline.core.errors import ShardError
+from pipeline.core.errors import ContentError, ShardError
 from pipeline.core.ranges import read_at
 from pipeline.core.types import Image, Reject, Span
 from pipeline.sources import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, UNREAD_SUFFIXES, SourceSpec
@@ -47,7 +47,7 @@ class Reading:
         self._later: dict[str, _Wanted] = {}
 
     def items(self, file: BinaryIO) -> Iterator[tuple[str, Item]]:
-        """Yield what is wanted with the names of the members; ShardError at the end unless the archive is whole."""
+        """Yield what is wanted with the names of the members; ContentError at the end unless the archive is whole."""
         stream = TarStream(file, self._size)
         try:
             archive = tarfile.open(  # noqa: SIM115 - it owns nothing
@@ -144,7 +144,7 @@ class Reading:
         with self._reopen() as file:
             data = read_at(file, span[0], size)
         if len(data) != size:
-            raise ShardError(f"truncated: the target of hard link {name!r} ends early")
+            raise ContentError(f"truncated: the target of hard link {name!r} ends early")
         return data
 
     def _second_pass(self) -> Iterator[tuple[str, Item]]:
@@ -168,7 +168,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, most:
     assert file is not None, "a regular member has content"
     data = file.read(most)
     if len(data) != min(member.size, most):
-        raise ShardError(f"truncated: member {name!r} ends early")
+        raise ContentError(f"truncated: member {name!r} ends early")
     return data
 
 

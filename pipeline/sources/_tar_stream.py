@@ -11,7 +11,7 @@ import io
 import tarfile
 from typing import BinaryIO
 
-from pipeline.core.errors import ShardError
+from pipeline.core.errors import ContentError, ShardError
 from pipeline.core.ranges import read_at
 from pipeline.sources._compressed import HEAD, Decompressed, codec_of, most_bytes, too_much
 
@@ -47,9 +47,9 @@ BROKEN = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 """What tarfile raises for archives that are not sound."""
 
 
-def unsound(error: Exception) -> ShardError:
+def unsound(error: Exception) -> ContentError:
     """Return the error for one of BROKEN."""
-    return ShardError(f"is no sound tar archive ({' '.join(str(error).split())})")
+    return ContentError(f"is no sound tar archive ({' '.join(str(error).split())})")
 
 
 def compression(file: BinaryIO) -> str:
@@ -71,11 +71,11 @@ class TarStream(io.RawIOBase):
         self._tail = b""
 
     def expect_within(self, offset: int, name: str) -> None:
-        """Raise ShardError when a member promises bytes up to `offset`, and there cannot be so many."""
+        """Raise ContentError when a member promises bytes up to `offset`, and there cannot be so many."""
         if self.codec and offset > most_bytes(self._size):
             raise too_much(self._size)
         if not self.codec and offset > self._size:
-            raise ShardError(f"truncated: member {name!r} reaches beyond the end")
+            raise ContentError(f"truncated: member {name!r} reaches beyond the end")
 
     def read(self, size: int = -1, /) -> bytes:
         """Read on, remembering."""
@@ -85,7 +85,7 @@ class TarStream(io.RawIOBase):
         return data
 
     def expect_end(self, offset: int) -> None:
-        """Raise ShardError unless two zero blocks stand at `offset` and only zeros follow, up to the end."""
+        """Raise ContentError unless two zero blocks stand at `offset` and only zeros follow, up to the end."""
         while self._count < offset + 2 * _BLOCK and self.read(BUFFER):
             pass
         # tarfile reads less than one buffer beyond the header it stopped at, so the tail reaches back to it.
@@ -93,13 +93,13 @@ class TarStream(io.RawIOBase):
         assert start <= offset, "the tail holds the end of the archive"
         end = self._tail[offset - start :]
         if self._count < offset + 2 * _BLOCK:
-            raise ShardError(f"truncated: {self._count} bytes, and no end-of-archive blocks; write it again with tar")
+            raise ContentError(f"truncated: {self._count} bytes, and no end-of-archive blocks; write it again with tar")
         if any(end[: 2 * _BLOCK]):
-            raise ShardError(f"is no sound tar archive (bad header at byte {offset})")
+            raise ContentError(f"is no sound tar archive (bad header at byte {offset})")
         rest = end
         while rest:
             if any(rest):
-                raise ShardError("holds data after its end (concatenated archives?); write it as one archive")
+                raise ContentError("holds data after its end (concatenated archives?); write it as one archive")
             rest = self.read(BUFFER)
         count = self._file.tell() if self.codec else self._count
         if count != self._size:

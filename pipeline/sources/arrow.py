@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.core.errors import NotFoundError, ShardError
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.errors import ContentError, NotFoundError, ShardError
+from pipeline.core.types import Entry, Image, Reject
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
@@ -42,9 +42,8 @@ class Spec(CarryingSpec):
 class ArrowSource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
 
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+    def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
-        (entry,) = shard.entries
         try:
             with self._containers.store.open(entry.path) as raw:
                 file = _File(raw)
@@ -100,7 +99,7 @@ class _File:
             whole = file.seek(0, io.SEEK_END) >= len(END)
             file.seek(-len(END) if whole else 0, io.SEEK_END)
             if not whole or file.read() != END:
-                raise ShardError("truncated: the stream has no end")
+                raise ContentError("truncated: the stream has no end")
         self.schema: pa.Schema = self._reader(None).schema
 
     def _reader(self, options: pa.ipc.IpcReadOptions | None) -> Any:

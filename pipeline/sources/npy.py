@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from pipeline.core.errors import NotFoundError, ShardError, UserError
+from pipeline.core.errors import ContentError, NotFoundError, ShardError, UserError
 from pipeline.core.storage import Store
 from pipeline.core.text import decoded
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.types import Entry, Image, Reject
 from pipeline.sources import SourceSpec
 from pipeline.sources._containers import Containers, ContainerSource
 from pipeline.sources._names import RowNames, is_key, place_of, uri_of
@@ -44,9 +44,8 @@ class Spec(SourceSpec):
 class NpySource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
 
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+    def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows; ShardError when the matrix, or its names, cannot be read to the end."""
-        (entry,) = shard.entries
         store, uri = self._containers.store, self._containers.uri(entry)
         try:
             with store.open(entry.path) as file:
@@ -84,7 +83,7 @@ def _vectors(file: BinaryIO, rows: int, dim: int, dtype: np.dtype[Any]) -> Itera
         count = min(step, rows - start)
         data = file.read(count * dim * dtype.itemsize)
         if len(data) != count * dim * dtype.itemsize:
-            raise ShardError(f"truncated: {rows} rows of {dim} {dtype} values were announced")
+            raise ContentError(f"truncated: {rows} rows of {dim} {dtype} values were announced")
         for vector in np.frombuffer(data, dtype).reshape(count, dim).astype("<f4"):
             yield vector.tobytes()
 
@@ -96,11 +95,11 @@ def _header(file: BinaryIO) -> tuple[int, int, np.dtype[Any]]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except ValueError as error:
-        raise ShardError(f"is no sound .npy file ({' '.join(str(error).split())[:120]})") from None
+        raise ContentError(f"is no sound .npy file ({' '.join(str(error).split())[:120]})") from None
     if dtype.hasobject or dtype.kind not in "fiu":
-        raise ShardError(f"holds {dtype} values, not numbers")
+        raise ContentError(f"holds {dtype} values, not numbers")
     if len(shape) != 2 or fortran or not shape[1]:
-        raise ShardError(f"is no matrix with one row per image in C order: shape {shape}")
+        raise ContentError(f"is no matrix with one row per image in C order: shape {shape}")
     return shape[0], shape[1], dtype
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import NotFoundError, ShardError, StoreError
-from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.types import Entry, Image, Reject
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
@@ -64,9 +64,8 @@ class Spec(CarryingSpec):
 class ParquetSource(ContainerSource[Spec]):
     """See pipeline.sources.Source."""
 
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+    def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
-        (entry,) = shard.entries
         try:
             with self._containers.store.open(entry.path) as file:
                 yield from self._rows(_opened(file), entry)

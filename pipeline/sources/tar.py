@@ -12,7 +12,7 @@ from typing import BinaryIO, ClassVar
 from pydantic import JsonValue
 
 from pipeline.core.errors import NotFoundError, ShardError
-from pipeline.core.types import Entry, Image, Reject, Shard, Span
+from pipeline.core.types import Entry, Image, Reject, Span
 from pipeline.sources import CarryingSpec
 from pipeline.sources._containers import Containers, ContainerSource
 from pipeline.sources._groups import grouped
@@ -57,9 +57,8 @@ class TarSource(ContainerSource[Spec]):
         super().__init__(spec, containers)
         self._picked = Members(containers.store, spec.rules)
 
-    def images(self, shard: Shard) -> Iterator[Image | Reject]:
+    def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the members in their order; what comes before a fault has been yielded when ShardError is raised."""
-        (entry,) = shard.entries
         return self._read(entry, self._spec)
 
     def _read(self, entry: Entry, spec: Spec) -> Iterator[Image | Reject]:

@@ -109,6 +109,11 @@ class Describer:
         """Raise at the next image in whatever thread reads one."""
         self._stopped.set()
 
+    def walk(self, items: Iterable[Image | Reject]) -> None:
+        """Read the images of a shard to its end, and describe none."""
+        for _ in self._timed(iter(items)):
+            pass
+
     def __call__(self, items: Iterable[Image | Reject], *, last_counts: bool = False) -> Described:
         """Describe the images of a shard. last_counts: of equal keys the last one counts, not the first."""
         seen = _Seen(repeats=Repeats(last_counts))

@@ -19,6 +19,7 @@ from pipeline.core.storage import Store, discard, unfinished
 from pipeline.core.types import Artifact, DescriptorFile, Entry, IndexShard
 from pipeline.publish import manifests, marks
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.failures import needed
 from pipeline.publish.leases import SERVE, SWEEP, Held, live_leases
 from pipeline.publish.lists import load_lists
 from pipeline.publish.snapshot import Snapshot
@@ -93,6 +94,7 @@ def plan_sweep(catalog: Catalog, retention: Retention, *, now: float, held: Held
     if busy:
         return Sweep(kept=tuple(sorted(kept)), given_up=tuple(sorted(given_up)), records=(), data=(), busy=busy)
     records, data = _garbage(catalog, kept, now - retention.grace_seconds)
+    records = (*records, *_spent_failures(catalog, now - retention.grace_seconds))
     left, unlisted = _left_behind(store, now - retention.grace_seconds)
     return Sweep(
         kept=tuple(sorted(kept)),
@@ -119,6 +121,13 @@ def sweep_away(store: Store, sweep: Sweep, held: Held) -> Iterator[Entry]:
         else:
             discard(store, entry)
         yield entry
+
+
+def _spent_failures(catalog: Catalog, before: float) -> Iterator[Entry]:
+    """Yield what is remembered, since before that time, of containers that no run over the head's source would read."""
+    for entry, is_needed in needed(catalog, catalog.require_head()):
+        if entry.modified <= before and not is_needed:
+            yield entry
 
 
 def _left_behind(store: Store, before: float) -> tuple[tuple[Entry, ...], str]:

@@ -22,7 +22,7 @@ from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
-from pipeline.stages import unread
+from pipeline.stages import corrupt, unread
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.stages.reuse import with_metadata
@@ -89,7 +89,8 @@ class ExtractWorker:
             self._whiten = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact)).apply
 
     def __call__(self, shard: Shard) -> DescriptorFile:
-        """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole.
+        """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole, as a
+        ContentError only where a second reading fails alike.
 
         Entries of a packed shard that could not be read are left out and named in `unread`; the record is then that of
         the other entries, see unread.py. ReadError when there are none, and for containers.
@@ -99,10 +100,11 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
-            reused = self._reused(shard)
-            described = reused or self._taken_up(shard) or self._read(shard)
+            described, reused = corrupt.confirmed(
+                lambda: self._found(shard), lambda: self._describe.walk(self._source.images(shard))
+            )
             described, missing = unread.separated(described, shard, packed=self._packs)
-            if reused is None:
+            if not reused:
                 described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(unread.part(shard, missing), described)
@@ -111,8 +113,8 @@ class ExtractWorker:
                 self._stats.add(f"rejected:{category(reject.reason)}")
         for name in self._metadata:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add("images", len(described.images) if reused is None else 0)
-        self._stats.add("reused", len(described.images) if reused is not None else 0)
+        self._stats.add("images", len(described.images) if not reused else 0)
+        self._stats.add("reused", len(described.images) if reused else 0)
         self._stats.add("rejected", record.rejected)
         return record.model_copy(update={"unread": missing}) if missing else record
 
@@ -126,6 +128,11 @@ class ExtractWorker:
     def stop(self) -> None:
         """Give up the shards at work: their calls end with an error."""
         self._describe.stop()
+
+    def _found(self, shard: Shard) -> tuple[Described, bool]:
+        """Return what a shard gives, and whether another recipe's descriptors were used."""
+        reused = self._reused(shard)
+        return reused or self._taken_up(shard) or self._read(shard), reused is not None
 
     def _read(self, shard: Shard) -> Described:
         """Describe the images of a shard; a container that could not be read is read again from its beginning."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import tempfile
 import time
@@ -49,10 +48,7 @@ def main(images: int, folder: Path) -> dict[str, float]:
     one, _ = timed(options)
     write(source, images + 1, images // 100)
     percent, told = timed(options)
-    for path in source.iterdir():
-        path.chmod(0)
     nothing, again = timed(options)
-    assert os.geteuid() == 0 or again["added"] == 0
     assert (told["added"], again["added"]) == (images // 100, 0)
     return {
         "images": images,

@@ -6,12 +6,14 @@ repeated operation ends where an undisturbed one does, and nothing is left that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from pipeline.core.errors import SightlineError
+from tests.builders import tar_bytes
 from tests.faulty import Mode, StopAt, Stopped, Watched, modes
 from tests.life import InMemory, Life, digests, in_memory, some
 
@@ -176,3 +178,69 @@ def test_the_model_of_the_base_collection_is_what_is_live() -> None:
         here.life.index()
         here.life.check()
         assert here.life.live() == digests(BASE)
+
+
+def meet(life: Life) -> None:
+    """A corrupt archive comes, beside a sound one."""
+    life.index()
+
+
+def meet_alone(life: Life) -> None:
+    """A corrupt archive comes alone: nothing is published."""
+    life.index()
+
+
+def try_again(life: Life) -> None:
+    """What is remembered is withdrawn, and remembered again."""
+    life.index(retry_rejected="")
+
+
+def collect(life: Life) -> None:
+    """What is remembered of an archive that was mended is collected."""
+    life.expire()
+
+
+def with_archives(operation: Callable[[Life], Any], here: InMemory) -> None:
+    """Prepare a collection of archives for an operation."""
+    here.life.kind = "tar"
+
+    def archive(name: str, size: int | None = None) -> None:
+        here.images.write(name, tar_bytes({"x.jpg": f"image {name}".encode()})[:size])
+
+    archive("a.tar")
+    archive("old.tar", 700)
+    here.life.index()
+    if operation is collect:
+        archive("old.tar")
+        here.life.index()
+    if operation in (meet, meet_alone):
+        archive("new.tar", 800)
+    if operation is meet:
+        archive("z.tar")
+    here.clock.now += 10_000
+
+
+@pytest.mark.parametrize("operation", [meet, meet_alone, try_again, collect])
+def test_i3_what_is_remembered_of_corrupt_archives_survives_a_stop_anywhere(operation: Callable[[Life], Any]) -> None:
+    with in_memory() as here:
+        with_archives(operation, here)
+        state, before = here.keep(), here.life.live()
+        operations = stopped(here, operation, -1, "before").operations
+        assert any(" failures/" in at_work for at_work in operations)
+        expected, failing = here.life.live(), _failing(here)
+        everything = [(at, mode) for at, at_work in enumerate(operations) for mode in modes(at_work)]
+        for at, mode in some(everything, 3):
+            here.go_back(state)
+            stopped(here, operation, at, mode)
+            here.life.check(thorough=False)
+            assert mode == "error" or here.life.live() in (before, expected)
+            assert settled(here, operation, thorough=False) == expected, f"{mode} {operations[at]}"
+            assert _failing(here) == failing, f"{mode} {operations[at]}"
+            objects = dict(here.objects.objects)
+            assert here.life.index().published is False
+            assert dict(here.objects.objects) == objects, "a run with nothing to do writes nothing"
+
+
+def _failing(here: InMemory) -> set[str]:
+    """The paths of the archives that are remembered."""
+    return {json.loads(here.objects.read(entry.path))["path"] for entry in here.objects.list("failures")}

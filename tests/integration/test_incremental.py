@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from jobs.progress import Reporter
 from jobs.verify import verify
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.local import LocalStore
+from pipeline.core.memory import MemoryStore, register
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import load_lists
@@ -21,6 +24,7 @@ from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import QueryExtractor
 from pipeline.stages.describe import choose_device
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
+from tests.faulty import Watched
 
 ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))
 
@@ -65,14 +69,23 @@ def test_a_published_image_finds_itself(tmp_path: Path, layout: str) -> None:
 
 
 def test_a_rerun_with_nothing_new_reads_no_image_and_publishes_nothing(tmp_path: Path) -> None:
-    source = write_files(tmp_path / "src", images(5))
-    run(source, tmp_path / "root")
-    for path in source.iterdir():
-        path.chmod(0o000)
+    source, reads = MemoryStore("still"), []
+
+    def watch(kind: str, name: str, carry_out: Callable[[], Any]) -> Any:
+        reads.extend([name] if kind in ("read", "open", "local") else [])
+        return carry_out()
+
+    for name, data in images(5).items():
+        source.write(name, data)
+    register("still", Watched(source, watch))
+    run(source.url, tmp_path / "root")
+    assert sorted(reads) == sorted(images(5))
+    reads.clear()
     before = sorted(p for p in (tmp_path / "root").rglob("*"))
-    report = run(source, tmp_path / "root")
-    assert (report.published, report.snapshot, report.images["added"]) == (False, 1, 0)
+    report = run(source.url, tmp_path / "root")
+    assert (report.published, report.snapshot, report.images["added"], reads) == (False, 1, 0, [])
     assert sorted(p for p in (tmp_path / "root").rglob("*")) == before
+    register("still", None)
 
 
 def test_only_what_is_new_is_extracted(tmp_path: Path) -> None:

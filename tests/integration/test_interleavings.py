@@ -12,8 +12,10 @@ import pytest
 
 from pipeline.core import memory
 from pipeline.core.errors import ConflictError
+from pipeline.core.memory import MemoryStore
 from pipeline.publish.leases import LeaseTimes
 from pipeline.search.engine import SearchIndex, SearchOptions
+from tests.builders import tar_bytes
 from tests.life import InMemory, Life, in_memory, some
 from tests.steps import Transaction, carry_out
 
@@ -168,3 +170,41 @@ def test_i4_i6_i8_operations_in_every_order(here: InMemory, pair: str) -> None:
         except AssertionError as error:
             raise AssertionError(f"{pair} in order {order}: {error}") from error
     assert (conflicts > 0) == (pair == "publish/rollback")
+
+
+def run(_: InMemory, life: Life) -> Any:
+    return life.index()
+
+
+def try_again(_: InMemory, life: Life) -> Any:
+    return life.index(retry_rejected="")
+
+
+@pytest.mark.parametrize("other", [run, try_again, sweep, compact])
+def test_i4_i8_runs_that_meet_corrupt_archives_beside_others(here: InMemory, other: Operation) -> None:
+    """old.tar is remembered, mended.tar was; new.tar comes. Whatever is remembered, no run reads it for nothing."""
+    life = here.life = replace(here.life, kind="tar", root=f"memory://{here.name}-tars")
+    objects = MemoryStore(f"{here.name}-tars", here.clock)
+    memory.register(f"{here.name}-tars", objects)
+    here.images.objects.clear()
+    here.objects = objects
+    for name, size in (("a", None), ("old", 700), ("mended", 700)):
+        here.images.write(f"{name}.tar", tar_bytes({"x.jpg": f"image {name}".encode()})[:size])
+    life.index()
+    here.images.write("mended.tar", tar_bytes({"x.jpg": b"image mended"}))
+    life.index()
+    here.images.write("new.tar", tar_bytes({"x.jpg": b"image new"})[:800])
+    here.images.write("z.tar", tar_bytes({"x.jpg": b"image z"}))
+    here.clock.now += 10_000
+    state = here.keep()
+    for order in some(ORDERS, 4):
+        here.go_back(state)
+        both = {"A": transaction(here, "A", run), "B": transaction(here, "B", other)}
+        carry_out(order, both)
+        assert (both["A"].error, both["B"].error) == (None, None), f"in order {order}"
+        life.check(thorough=order == ORDERS[4])
+        assert set(life.live()) == {"a.tar/x.jpg", "mended.tar/x.jpg", "z.tar/x.jpg"}, f"in order {order}"
+        report = life.index()
+        assert (report.published, [failure.path for failure in report.failures]) == (False, ["new.tar", "old.tar"])
+        assert not list(objects.list("leases")), "everybody let go"
+    memory.register(f"{here.name}-tars", None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import pytest
 
 from pipeline.core import memory
 from pipeline.core.memory import MemoryStore
+from pipeline.publish.listing import SCHEMA, NewListing
 from pipeline.publish.lists import load_lists
+from pipeline.stages.commit import Proposal, transact
 from tests.builders import tar_bytes, write_files
 from tests.faulty import Watched
 from tests.life import RECIPE, Life, digests, in_memory, toy_kinds
@@ -33,7 +38,8 @@ def table(contents: list[bytes]) -> pa.Table:
 
 def parquet(contents: list[bytes]) -> bytes:
     out = io.BytesIO()
-    pq.write_table(table(contents), out)
+    # Uncompressed, so that other bytes take as much room.
+    pq.write_table(table(contents), out, compression="none", use_dictionary=False, write_statistics=False)
     return out.getvalue()
 
 
@@ -137,6 +143,146 @@ def test_of_touched_files_those_of_other_bytes_are_described(life: Life, tmp_pat
         assert (report.images["added"], report.images["removed"]) == (2, 1)
     elif kind == "tar":
         assert report.plan.count("renew") == 1, "the other tar stays"
+
+
+def rewritten(folder: Path, write: Callable[[], None]) -> None:
+    """Write files again so that sizes and modification times are what they were."""
+    before = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    write()
+    for path, stat in before.items():
+        assert path.stat().st_size == stat.st_size
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_what_is_rewritten_in_place_with_its_size_and_time_is_indexed(life: Life, tmp_path: Path, kind: str) -> None:
+    name, write = LAYOUTS[kind]
+    life.kind, life.source = kind, str(tmp_path / "src" / name)
+    write(tmp_path / "src", IMAGES)
+    life.index()
+    before = set(life.live().values())
+    changed = {**IMAGES, "3.jpg": b"IMAGE 3"}
+    rewritten(tmp_path / "src", lambda: write(tmp_path / "src", changed))
+    report = life.index()
+    life.check()
+    old, new = (hashlib.sha256(data).hexdigest() for data in (b"image 3", b"IMAGE 3"))
+    assert set(life.live().values()) == before - {old} | {new}
+    assert report.published
+    if kind in ("folder", "filelist", "kapture"):
+        assert report.stats["images"] == 1
+    again = life.index()
+    assert (again.published, again.plan.changes) == (False, False)
+    # And back again: the first bytes lie in a shard that has a record.
+    rewritten(tmp_path / "src", lambda: write(tmp_path / "src", IMAGES))
+    assert life.index().published
+    life.check()
+    assert set(life.live().values()) == before
+
+
+def chmod(path: Path) -> None:
+    path.chmod(0o600)
+
+
+def hard_link(path: Path) -> None:
+    source = next(folder for folder in path.parents if folder.name == "src")
+    os.link(path, source.with_name(f"link-{path.name}"))
+
+
+def rename_over(path: Path) -> None:
+    """As rsync and others put a file into its place, with the time that it had."""
+    other = path.with_name(f".{path.name}.part")
+    shutil.copy2(path, other)
+    other.replace(path)
+
+
+def away_and_back(path: Path) -> None:
+    away = path.with_name(f"{path.name}.away")
+    path.rename(away)
+    away.rename(path)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("change", [chmod, hard_link, rename_over, away_and_back])
+def test_what_changes_a_file_and_not_its_bytes_costs_a_reading_and_no_description(
+    life: Life, tmp_path: Path, kind: str, change: Callable[[Path], None]
+) -> None:
+    name, write = LAYOUTS[kind]
+    life.kind, life.source = kind, str(tmp_path / "src" / name)
+    write(tmp_path / "src", IMAGES)
+    first = life.index()
+    live = life.live()
+    files = [path for path in sorted((tmp_path / "src").rglob("*")) if path.suffix[1:] in ("jpg", kind)]
+    for path in files:
+        change(path)
+    report = life.index()
+    assert described(report) == 0
+    assert (report.plan.count("renew"), report.plan.count("add")) == (len(files), 0)
+    assert {**report.images, "added": 0} == {**first.images, "added": 0}
+    assert life.live() == live
+    life.check()
+    again = life.index()
+    assert (again.published, again.plan.changes, again.snapshot) == (False, False, report.snapshot)
+
+
+def test_where_every_ctime_changes_all_the_time_it_may_be_ignored(life: Life, tmp_path: Path) -> None:
+    packed(tmp_path / "src", IMAGES)
+    life.index()
+    for path in (tmp_path / "src").iterdir():
+        path.chmod(0o600)
+    report = life.index(ignore_ctime=True)
+    assert (report.published, report.plan.changes) == (False, False)
+    assert life.index().plan.count("renew") == len(IMAGES)
+
+
+def test_a_corrupt_archive_that_is_mended_in_place_with_its_size_and_time_is_tried_again(
+    life: Life, tmp_path: Path
+) -> None:
+    life.kind = "tar"
+    tar(tmp_path / "src", IMAGES)
+    whole = (tmp_path / "src" / "a.tar").read_bytes()
+    (tmp_path / "src" / "a.tar").write_bytes(whole[:700] + b"x" * (len(whole) - 700))
+    assert [failure.path for failure in life.index().failures] == ["a.tar"]
+    assert [failure.path for failure in life.index().failures] == ["a.tar"]
+    rewritten(tmp_path / "src", lambda: tar(tmp_path / "src", IMAGES))
+    report = life.index()
+    assert (report.exit_code, report.failures, report.images["indexed"]) == (0, (), 8)
+
+
+def test_a_listing_of_an_older_release_is_compared_as_before_and_completed_by_the_next_publication(
+    life: Life, tmp_path: Path
+) -> None:
+    packed(tmp_path / "src", IMAGES)
+    life.index()
+    forget_changes(life)
+    rewritten(tmp_path / "src", lambda: packed(tmp_path / "src", {**IMAGES, "3.jpg": b"IMAGE 3"}))
+    assert life.index().published is False, "nothing says that it has changed"
+    packed(tmp_path / "src", {"new.jpg": b"image new"})
+    assert life.index().plan.count("keep") == 8
+    assert None not in changes(life)
+    rewritten(tmp_path / "src", lambda: packed(tmp_path / "src", {"new.jpg": b"IMAGE new"}))
+    assert life.index().stats["images"] == 2, "the time of 3.jpg was set once more, so that it is compared at last"
+
+
+def changes(life: Life) -> list[int | None]:
+    """What the head's listing says of when files last changed."""
+    lists = load_lists(life.catalog, life.catalog.require_head())
+    return [row["changed"] for batch in lists.listing.batches() for row in batch.to_pylist()]
+
+
+def forget_changes(life: Life) -> None:
+    """Publish the head again as a release would that knows no such column."""
+    catalog = life.catalog
+    head = catalog.require_head()
+    lists = load_lists(catalog, head)
+    older = NewListing()
+    for batch in lists.listing.batches():
+        rows = batch.to_pylist()
+        older.append(pa.RecordBatch.from_pylist([{**row, "changed": None} for row in rows], schema=SCHEMA))
+    proposal = Proposal(
+        lists=replace(lists, listing=older.finish()), recipe=head.recipe, source=head.source, summary=head.summary
+    )
+    transact(catalog, head, lambda _: proposal, writer="older")
+    assert set(changes(life)) == {None}
 
 
 def test_touched_files_that_are_deleted_stay_so_also_after_compaction(life: Life, tmp_path: Path) -> None:

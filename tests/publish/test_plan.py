@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +15,8 @@ from pipeline.publish.plan import Plan, entries_of, make_plan
 TWO = Packing(files=2)
 
 
-def entry(path: str, etag: str = "1", size: int = 10) -> Entry:
-    return Entry(path=path, size=size, etag=etag)
+def entry(path: str, etag: str = "1", size: int = 10, changed: int | None = None) -> Entry:
+    return Entry(path=path, size=size, etag=etag, changed=changed)
 
 
 NOTHING = NewListing().finish()
@@ -137,3 +138,30 @@ def test_unreadable_folders_may_become_known_while_the_listing_is_read() -> None
 
     plan = make_plan(listing(), known, source="/src", packing=TWO, unreadable=lambda: list(noted))
     assert kept(plan) == ["a/1", "b/1", "c/1"]
+
+
+@pytest.mark.parametrize("packing", [TWO, None])
+def test_a_file_that_changed_in_place_is_another_one_where_both_sides_say_when_it_changed(
+    packing: Packing | None,
+) -> None:
+    first = planned([entry(name, changed=5) for name in "abc"], packing=packing)
+    known = after(first)
+    assert [e.changed for e, _ in entries(known)] == [5, 5, 5]
+    again = planned([entry("a", changed=5), entry("b", changed=6), entry("c")], known, packing)
+    rows = list(zip(again.rows["path"].to_pylist(), again.rows["status"].to_pylist(), strict=True))
+    assert rows == [("a", "keep"), ("b", "drop"), ("b", "add"), ("c", "keep")]
+    ids = {shard.id for shard in first.shards()}
+    (shard,) = again.shards()
+    assert shard.id not in ids, "that of its size and etag has a record, of other bytes"
+    assert {e.path: e.changed for e, _ in entries(after(again))} == {"a": 5, "b": 6, "c": None}
+    (repeated,) = planned([entry("a", changed=5), entry("b", changed=6), entry("c")], known, packing).shards()
+    assert repeated.id == shard.id, "a run that is repeated has its record"
+
+
+def test_when_a_file_changed_enters_no_shard_id_and_is_learnt_without_a_change() -> None:
+    told, untold = ([entry(name, changed=value) for name in "abc"] for value in (5, None))
+    assert [shard.id for shard in planned(told).shards()] == [shard.id for shard in planned(untold).shards()]
+    known = after(planned(untold))
+    plan = planned(told, known)
+    assert (plan.count("keep"), plan.changes) == (3, False)
+    assert [e.changed for e, _ in entries(after(plan))] == [5, 5, 5]
