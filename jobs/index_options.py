@@ -13,6 +13,7 @@ from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.computed import Computed
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.train_index import TRAIN_BYTES
 from pipeline.stages.unread import MAX_READ_ERRORS
@@ -64,6 +65,7 @@ class IndexReport:
     this run read; skipped_by: the same by suffix.
 
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
+    computed: what was trained and filled anew, and on which device.
     warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
     extracted_again: images of the head that are described again for it.
     """
@@ -88,6 +90,7 @@ class IndexReport:
     retrained: tuple[str, ...] = ()
     stats: dict[str, float] = field(default_factory=dict)
     estimate: dict[str, Any] = field(default_factory=dict)
+    computed: tuple[Computed, ...] = ()
 
     @property
     def exit_code(self) -> int:

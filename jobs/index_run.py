@@ -200,6 +200,7 @@ class IndexRun:
             rows_per_index_shard=self.options.rows_per_index_shard,
             memory_bytes=self.options.memory_bytes,
             train_bytes=self.options.train_bytes,
+            device=self.options.extract.device,
             retrain=frozenset(spec.kind for spec in recipe.indexes)
             if self.options.retrain == "always"
             else frozenset(),

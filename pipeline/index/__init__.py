@@ -124,8 +124,12 @@ class IndexSpec(Spec):
         """Return the multiply-adds of training on `rows` vectors that an engine may do; settings are resolved."""
         return 0.0
 
-    def filling_work(self, rows: int, dim: int) -> float:  # noqa: ARG002 - kinds that fill on GPUs count it
-        """Return the multiply-adds per vector of a fill that an engine may do, in a collection of `rows` vectors."""
+    def lists(self, rows: int) -> int:  # noqa: ARG002 - kinds with lists choose
+        """Return how many inverted lists a collection of `rows` vectors has; settings need not be resolved."""
+        return 0
+
+    def filling_work(self, lists: int, dim: int) -> float:  # noqa: ARG002 - kinds that fill on GPUs count it
+        """Return the multiply-adds per vector of a fill into so many lists that an engine may do."""
         return 0.0
 
     def expect_engine(self, engine: Engine) -> None:

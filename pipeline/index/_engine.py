@@ -49,9 +49,16 @@ def training_work(layout: Layout, rows: int) -> float:
     return float(lists + books + rotation)
 
 
-def filling_work(layout: Layout) -> float:
-    """Return the multiply-adds per vector of a fill: one inner product per list, one distance per code."""
-    return float((layout.nlist + (1 << layout.bits)) * layout.width)
+def worth_training(device: str, work: float) -> bool:
+    """Tell whether a training of so many multiply-adds is to ask for a GPU; device: auto, cpu or cuda."""
+    return device != "cpu" and work > 0 and (device == "cuda" or work >= GPU_FROM)
+
+
+def worth_filling(device: str, work: float, rows: int) -> bool:
+    """Tell whether a fill of `rows` vectors, of so many multiply-adds each, is to ask for a GPU."""
+    if not work or device == "cpu":
+        return False
+    return device == "cuda" or (work >= COMPUTE_BOUND and work * rows >= GPU_FROM)
 
 
 def engine_for(device: str) -> Engine:

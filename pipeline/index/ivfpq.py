@@ -65,7 +65,7 @@ class Spec(IndexSpec):
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/4, ≤ 64), nprobe for good recall."""
-        nlist = self._lists(rows)
+        nlist = self.lists(rows)
         if nlist > rows:
             raise UserError(f"ivfpq nlist {nlist}", f"exceeds the {rows} rows there are", "use fewer lists")
         nprobe = self.nprobe or min(GPU_NPROBE, max(1, min(nlist, 16), nlist // 16))
@@ -86,7 +86,8 @@ class Spec(IndexSpec):
         self._expect_possible(m, dim)
         return settled.with_codes(m, dim)
 
-    def _lists(self, rows: int) -> int:
+    def lists(self, rows: int) -> int:
+        """About 4 √n, of 39 vectors at least."""
         return self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
 
     def _expect_possible(self, m: int, dim: int) -> None:
@@ -140,9 +141,9 @@ class Spec(IndexSpec):
         """Distances to lists, and to codes of codebooks and rotation."""
         return _engine.training_work(self._layout(dim), rows)
 
-    def filling_work(self, rows: int, dim: int) -> float:
-        """Distances to lists and codes; settings need not be resolved."""
-        return float((self._lists(rows) + (1 << self.bits)) * (self.width or dim))
+    def filling_work(self, lists: int, dim: int) -> float:
+        """One inner product per list, one distance per code."""
+        return float((lists + (1 << self.bits)) * (self.width or dim))
 
     def _layout(self, dim: int) -> Layout:
         assert self.nlist is not None, "settings are resolved before training"
