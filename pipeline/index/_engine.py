@@ -33,6 +33,8 @@ AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 GPU_FROM = 3e11
 """Multiply-adds of a training or a fill from which a GPU is asked for: three seconds of two cores, about what
 starting CUDA in a fresh process takes."""
+HIDDEN = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES that give a process no GPU."""
 COMPUTE_BOUND = 250_000
 """Multiply-adds per vector from which a fill waits for distances rather than for reading and storing."""
 
@@ -70,8 +72,8 @@ def engine_for(device: str) -> Engine:
         return TorchEngine(torch.device("cuda", 0))
     if device == "cuda":
         raise UserError("--device cuda", *_why_not())
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip("- ")
-    if device == "auto" and given and given != "1":
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device == "auto" and given not in HIDDEN:
         why = _why_not()[0]
         log.warning("index: this process was given GPU %s and computes on the CPU: %s", given, why)
         return FaissEngine(f"cpu: GPU {given} is there, but {why}")
@@ -123,14 +125,16 @@ class FaissEngine:
 class TorchEngine:
     """See pipeline.index.Engine: torch, with sample and centroids in the memory of a device.
 
-    library: the module faiss, of which CAGRA alone needs a build for GPUs.
+    library: the module faiss, of which CAGRA alone needs a build for GPUs. at_once: values of a matrix of scores that
+    are held at a time; 0 is what the device has room for.
     """
 
-    def __init__(self, device: torch.device, library: Any = faiss) -> None:
+    def __init__(self, device: torch.device, *, library: Any = faiss, at_once: int = 0) -> None:
         self._where, self._library = device, library
         self.device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._at_once = AT_ONCE[device.type]
+        self._at_once = at_once or AT_ONCE[device.type]
         if device.type == "cuda":
+            # Scores, their half squares and what argmax holds; an eighth of what is free, in floats.
             self._at_once = min(self._at_once, max(1 << 20, torch.cuda.mem_get_info(device)[0] // 32))
 
     def train(self, points: Floats, layout: Layout, seed: int) -> Any:
