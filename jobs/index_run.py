@@ -34,6 +34,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.stages.commit import Proposal, conflict, transact
+from pipeline.stages.computed import rows_on_gpu
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
@@ -237,7 +238,9 @@ class IndexRun:
             set_aside=tuple(sorted(self.extracted.set_aside)),
             seconds=dict(self.reporter.seconds),
             origin=extract_spec(recipe).label,
-            stats=told(self.stats) | ({"unread": float(unread)} if unread else {}),
+            stats=told(self.stats)
+            | ({"unread": float(unread)} if unread else {})
+            | rows_on_gpu(self.reporter.computed),
         )
 
 

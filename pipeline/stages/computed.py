@@ -41,3 +41,13 @@ def summed(parts: Iterable[Computed]) -> list[Computed]:
             )
         )
     return list(sums.values())
+
+
+def rows_on_gpu(parts: Iterable[Computed]) -> dict[str, float]:
+    """Return the vectors trained on and filled on GPUs as counts of a summary; none where there were none."""
+    counts: dict[str, float] = {}
+    for part in parts:
+        if part.on_gpu:
+            name = f"{part.phase}_rows_on_gpu"
+            counts[name] = counts.get(name, 0.0) + part.rows
+    return counts

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints, row_ids
-from pipeline.index import IndexSpec, Layout
+from pipeline.index import Batch, IndexSpec, Layout
 from pipeline.index._engine import (
     COMPUTE_BOUND,
     GPU_FROM,
@@ -79,7 +79,7 @@ def test_torch_fills_what_faiss_fills(name: str, tmp_path: Path) -> None:
     x[7] = x[8]
     spec = Spec(nlist=300, **SETTINGS[name]).resolve(rows=2000, dim=16)
     spec.train(unit(1000, 16, seed=1), dim=16, seed=0, path=tmp_path / "trained")
-    batches = [(0, x[:700]), (row_ids(4, 800)[::-1].copy(), x[700:1500]), (7, x[1500:])]
+    batches: list[Batch] = [(0, x[:700]), (row_ids(4, 800)[::-1].copy(), x[700:1500]), (7, x[1500:])]
     for file, engine in (("faiss", None), ("torch", TORCH)):
         assert spec.fill(tmp_path / "trained", batches, tmp_path / file, engine=engine) == 2000
     other = 0

@@ -26,8 +26,8 @@ from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.run.inline import InlineRunner
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.computed import Computed, summed
-from pipeline.stages.fill_index import Filled, FillTask
+from pipeline.stages.computed import Computed, rows_on_gpu, summed
+from pipeline.stages.fill_index import Filled, FillItem, FillTask
 from pipeline.stages.train_index import Trained, TrainTask
 from tests.builders import QUICK, images, run, write_files
 
@@ -129,7 +129,7 @@ def test_a_graph_by_cagra_always_asks_for_a_gpu_and_others_never() -> None:
 def test_what_needs_a_gpu_is_refused_in_one_line_where_there_is_none(device: str, spec: IndexSpec, words: str) -> None:
     task = FillTask(root="unused", recipe=recipe(spec), kinds=(spec.kind,), device=device)
     with pytest.raises(UserError, match=words):
-        next(InlineRunner().map(task, [object()]))  # type: ignore[list-item]
+        next(InlineRunner().map(task, [FillItem(kind=spec.kind, trained=ARTIFACT, files=())]))
 
 
 def test_a_report_says_what_was_computed_where(tmp_path: Path) -> None:
@@ -159,3 +159,4 @@ def test_devices_are_told_apart_and_sums_are_not() -> None:
         ("NVIDIA L4", 10, 5.0, 1.0),
     ]
     assert [one.on_gpu for one in sums] == [False, True]
+    assert rows_on_gpu(sums) == {"fill_rows_on_gpu": 10}
