@@ -31,7 +31,7 @@ BATCH = 1 << 16
 AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Values of a matrix of scores held at a time, at most: a part of the caches, or 256 MB."""
 GPU_FROM = 3e11
-"""Multiply-adds of a training or a fill from which a GPU is asked for: three seconds of two cores, about what
+"""Multiply-adds of a training or a fill from which a GPU is asked for: four seconds of two cores, about what
 starting CUDA in a fresh process takes."""
 HIDDEN = ("", "-1", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES that give a process no GPU."""
