@@ -140,7 +140,7 @@ class TorchEngine:
     def train(self, points: Floats, layout: Layout, seed: int) -> Any:
         """Train rotation, lists and codebooks from a sample that stays on the device."""
         with _kmeans.strict():
-            x = torch.from_numpy(points).to(self._where)
+            x = _tensor(points, self._where)
             matrix = self._rotation(x[:OPQ_ROWS], layout, seed)
             if matrix is not None:
                 x = x @ torch.from_numpy(matrix).to(self._where).T
@@ -175,8 +175,12 @@ class TorchEngine:
         ivf = faiss.extract_index_ivf(index)
 
         def add(vectors: Floats, ids: Ints) -> None:
-            for start in range(0, len(vectors), BATCH):
-                ivf.add_sa_codes(encoder.encode(vectors[start : start + BATCH]), ids[start : start + BATCH])
+            # What is not finite is near nothing: faiss counts it, and stores it in no list.
+            there = np.isfinite(vectors).all(axis=1)
+            sound, mine = (vectors, ids) if there.all() else (vectors[there], ids[there])
+            for start in range(0, len(sound), BATCH):
+                ivf.add_sa_codes(encoder.encode(sound[start : start + BATCH]), mine[start : start + BATCH])
+            ivf.ntotal += len(vectors) - len(sound)
             index.ntotal = ivf.ntotal
 
         return add
@@ -227,7 +231,7 @@ class Encoder:
     def encode(self, vectors: Floats) -> _pq.Codes:
         """Return (n, bytes): the list of each vector (n, d), little-endian, and the codes of its residual, as faiss."""
         with _kmeans.strict():
-            x = torch.from_numpy(vectors).to(self.lists.device)
+            x = _tensor(vectors, self.lists.device)
             if self.rotation is not None:
                 x = x @ self.rotation.T
                 x = x if self.bias is None else x + self.bias
@@ -238,6 +242,11 @@ class Encoder:
         packed = numbers if self.bits == 8 else faiss.pack_bitstrings(numbers.astype(np.int32), self.bits)
         prefix = lists.astype("<i8").view(np.uint8).reshape(len(lists), 8)[:, : self.list_bytes]
         return np.ascontiguousarray(np.concatenate([prefix, packed], axis=1))
+
+
+def _tensor(x: Floats, device: torch.device) -> torch.Tensor:
+    """Return an array on a device; one that cannot be written to, of which torch warns, is copied first."""
+    return torch.from_numpy(x if x.flags.writeable else x.copy()).to(device)
 
 
 def _empty(layout: Layout) -> Any:

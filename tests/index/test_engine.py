@@ -109,6 +109,20 @@ def test_torch_trains_no_worse_than_faiss(name: str, tmp_path: Path) -> None:
     assert recall["torch"] >= recall["faiss"] - 0.04
 
 
+def test_vectors_that_are_not_finite_are_counted_and_in_no_list_as_with_faiss(tmp_path: Path) -> None:
+    x = unit(200, 16)
+    spec = Spec(nlist=5, m=4, nbits=4).resolve(rows=200, dim=16)
+    spec.train(x, dim=16, seed=0, path=tmp_path / "trained")
+    x[3], x[9, 2] = np.nan, np.nan
+    x.flags.writeable = False
+    for file, engine in (("faiss", None), ("torch", TORCH)):
+        assert spec.fill(tmp_path / "trained", [(0, x[:100]), (1, x[100:])], tmp_path / file, engine=engine) == 200
+    ids = [[mine[0].tolist() for mine in entries(tmp_path / file)] for file in ("faiss", "torch")]
+    assert ids[0] == ids[1]
+    assert sum(map(len, ids[1])) == 198
+    assert spec.load(tmp_path / "torch", rows=200, dim=16).rows == 200
+
+
 def test_torch_trains_the_same_whatever_the_number_of_threads(tmp_path: Path) -> None:
     x = unit(2000, 16)
     spec = Spec(nlist=50, m=2, nbits=4).resolve(rows=2000, dim=16)
