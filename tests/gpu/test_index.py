@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from pipeline.index.ivfpq import Spec
 from tests.contracts.test_indexes import NOBODY, unit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-ROWS, DIM = 60_000, 64
+ROWS, QUERIES, DIM, SEEDS = 60_000, 2_000, 64, 4
 SETTINGS: list[dict[str, Any]] = [{}, {"opq": False}, {"m": 24}, {"fast_scan": True}, {"nbits": 6}]
 
 
 def vectors() -> tuple[Floats, Floats]:
-    """Return vectors (ROWS, DIM) and queries (500, DIM) in clusters, of decaying variance."""
-    x = unit(ROWS + 500, DIM) * 0.96 ** np.arange(DIM, dtype=np.float32)
+    """Return vectors (ROWS, DIM) and queries (QUERIES, DIM) in clusters, of decaying variance."""
+    x = unit(ROWS + QUERIES, DIM) * 0.96 ** np.arange(DIM, dtype=np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     return x[:ROWS], x[ROWS:]
 
@@ -53,14 +54,15 @@ def test_a_fill_on_cuda_has_the_codes_of_the_cpu(fields: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize("fields", SETTINGS, ids=str)
 def test_training_on_cuda_finds_what_training_on_the_cpu_finds(fields: dict[str, Any], tmp_path: Path) -> None:
+    """On average over trainings: other seeds differ by about a hundredth, on either."""
     x, queries = vectors()
     spec = Spec(nlist=300, **fields).resolve(rows=ROWS, dim=DIM)
-    found = {}
-    for file, engine in (("cpu", None), ("cuda", engine_for("cuda"))):
-        spec.train(x, dim=DIM, seed=0, path=tmp_path / file, engine=engine)
+    found: dict[str, list[float]] = {"cpu": [], "cuda": []}
+    for seed, (file, engine) in product(range(SEEDS), (("cpu", None), ("cuda", engine_for("cuda")))):
+        spec.train(x, dim=DIM, seed=seed, path=tmp_path / file, engine=engine)
         spec.fill(tmp_path / file, [(0, x)], tmp_path / "filled")
-        found[file] = recall(spec, tmp_path / "filled", x, queries)
-    assert found["cuda"] > found["cpu"] - 0.005
+        found[file].append(recall(spec, tmp_path / "filled", x, queries))
+    assert np.mean(found["cuda"]) > np.mean(found["cpu"]) - 0.005
 
 
 def test_training_on_cuda_gives_the_same_bits_every_time_and_those_of_torch_on_the_cpu_nearly(tmp_path: Path) -> None:
