@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 from jobs.outcomes import value_of
 from jobs.progress import Reporter
 from pipeline.core.types import Artifact, Ints
+from pipeline.index._engine import worth_filling, worth_training
 from pipeline.publish import manifests
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.run.base import Runner
 from pipeline.stages.fill_index import FillItem, FillTask, groups, unheld
 from pipeline.stages.kinds import index_specs
-from pipeline.stages.train_index import TRAIN_BYTES, TrainTask, train_item
+from pipeline.stages.train_index import TRAIN_BYTES, TrainItem, TrainTask, train_item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class BuildOptions:
     """rows_per_index_shard bounds the files; memory_bytes is the budget of all index shards of a kind, loaded;
     train_bytes that of a training.
 
-    retrain: kinds whose trained index is not taken up again.
+    retrain: kinds whose trained index is not taken up again. device: cpu, auto or cuda, of kinds that a GPU is for.
     """
 
     root: str
@@ -33,6 +34,7 @@ class BuildOptions:
     memory_bytes: int | None = None
     train_bytes: int = TRAIN_BYTES
     retrain: frozenset[str] = frozenset()
+    device: str = "auto"
 
 
 def build_indexes(
@@ -60,12 +62,31 @@ def build_indexes(
     }
     made = manifests.index_shards(stays)
     with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
-        for outcome in runner.map(
-            FillTask(root=options.root, recipe=recipe), _fill_items(lists.descriptors, wanted, known)
-        ):
-            made.append(value_of(outcome))
-            phase.advance()
+        for task in _fill_tasks(options, recipe, lists.descriptors, wanted):
+            mine = {kind: wanted[kind] for kind in task.kinds}
+            for outcome in runner.map(task, _fill_items(lists.descriptors, mine, known)):
+                filled = value_of(outcome)
+                made.append(filled.shard)
+                reporter.note(filled.computed)
+                phase.advance()
     return manifests.index_table(sorted(made, key=lambda shard: (shard.kind, shard.files)))
+
+
+def _fill_tasks(
+    options: BuildOptions, recipe: Recipe, descriptors: pa.Table, wanted: dict[str, list[Ints]]
+) -> Iterator[FillTask]:
+    """Yield the task of the kinds that are filled on a GPU where there is one, and that of the others."""
+    rows, dim = manifests.total(descriptors, "rows"), descriptors["dim"][0].as_py()
+    counts = descriptors["rows"].to_numpy()
+    on_gpu = set()
+    for spec in index_specs(recipe):
+        new = sum(int(counts[places].sum()) for places in wanted[spec.kind])
+        work = spec.filling_work(spec.lists(rows), dim)
+        if new and (spec.needs_gpu or worth_filling(options.device, work, new)):
+            on_gpu.add(spec.kind)
+    for kinds, device in ((on_gpu, options.device), (wanted.keys() - on_gpu, "cpu")):
+        if kinds:
+            yield FillTask(root=options.root, recipe=recipe, kinds=tuple(sorted(kinds)), device=device)
 
 
 def _fill_items(
@@ -90,8 +111,14 @@ def _train(
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:
         for on_gpu in (True, False):
-            task = TrainTask(root=options.root, recipe=recipe, uses_gpu=on_gpu)
-            for outcome in runner.map(task, [item for item in items if item.spec.gpu_training == on_gpu]):
-                trained[outcome.item.spec.kind] = value_of(outcome)
+            task = TrainTask(root=options.root, recipe=recipe, device=options.device if on_gpu else "cpu")
+            for outcome in runner.map(task, [item for item in items if _on_gpu(options, item) == on_gpu]):
+                result = value_of(outcome)
+                trained[outcome.item.spec.kind] = result.artifact
+                reporter.note(result.computed)
                 phase.advance()
     return trained
+
+
+def _on_gpu(options: BuildOptions, item: TrainItem) -> bool:
+    return worth_training(options.device, item.spec.training_work(item.rows, item.files[0].dim))

@@ -42,6 +42,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.sources._detect import detect
+from pipeline.stages.computed import summed
 from pipeline.stages.fill_index import lacking
 from pipeline.stages.kinds import source_spec
 
@@ -245,6 +246,7 @@ def _report(
         drifted={fit.kind: fit.drifted for fit in (snapshot.fitness if snapshot is not None else ()) if fit.drifted},
         retrained=run.retrained if run is not None else (),
         stats=stats.told(run.stats) if run is not None else {},
+        computed=tuple(summed(reporter.computed)),
     )
 
 

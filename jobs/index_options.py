@@ -14,6 +14,7 @@ from pipeline.publish.leases import LeaseTimes
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.computed import Computed
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.train_index import TRAIN_BYTES
 from pipeline.stages.unread import MAX_READ_ERRORS
@@ -69,6 +70,7 @@ class IndexReport:
     set_aside: shards that are not indexed, and why; failures: those of them that are remembered, and tried again only
     when they change or retry_rejected says so.
     drifted: per index kind, in words, what no longer fits; retrained: kinds that this run trained anew for it.
+    computed: what was trained and filled anew, and on which device.
     warnings: what is to be said of the fits' samples. changes: in what the recipe differs from the head's;
     extracted_again: images of the head that are described again for it.
     """
@@ -94,6 +96,7 @@ class IndexReport:
     retrained: tuple[str, ...] = ()
     stats: dict[str, float] = field(default_factory=dict)
     estimate: dict[str, Any] = field(default_factory=dict)
+    computed: tuple[Computed, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from jobs.estimate import lines as estimate_lines
@@ -14,6 +15,7 @@ from jobs.reasons import as_json as reasons_json
 from jobs.recipe_changes import as_json as changes_json
 from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes, skipped_words
+from pipeline.stages.computed import Computed
 from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec, source_spec
 
@@ -52,6 +54,7 @@ def index_json(report: IndexReport) -> dict[str, Any]:
         "unreadable": list(report.unreadable),
         "drifted": {kind: list(reasons) for kind, reasons in report.drifted.items()},
         "retrained": list(report.retrained),
+        "computed": [asdict(part) for part in report.computed],
     }
 
 
@@ -86,10 +89,16 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         *(f"warning: {line}" for line in report.warnings),
         *_unknown(report),
         *(f"retrained: {kind}" for kind in report.retrained),
+        *(_computed(part) for part in report.computed if part.device != "cpu"),
         *(_drifted(kind, why) for kind, why in report.drifted.items()),
         *(f"rejected: {reason}" for reason in report.reject_reasons[:SHOWN]),
         *_troubles(report),
     ]
+
+
+def _computed(part: Computed) -> str:
+    done = {"train": "trained", "fill": "filled"}[part.phase]
+    return f"{done} {part.kind} on {part.device}: {part.rows} vectors in {part.seconds:.1f} s"
 
 
 def _drifted(kind: str, reasons: tuple[str, ...]) -> str:

@@ -36,6 +36,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Fitness, Snapshot, Summary
 from pipeline.run.base import Runner
 from pipeline.stages.commit import Proposal, conflict, transact
+from pipeline.stages.computed import rows_on_gpu
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.drift import DriftTask, drift_items, judged
 from pipeline.stages.extract import ExtractTask
@@ -211,6 +212,7 @@ class IndexRun:
             rows_per_index_shard=self.options.rows_per_index_shard,
             memory_bytes=self.options.memory_bytes,
             train_bytes=self.options.train_bytes,
+            device=self.options.extract.device,
             retrain=frozenset(spec.kind for spec in recipe.indexes)
             if self.options.retrain == "always"
             else frozenset(),
@@ -247,7 +249,9 @@ class IndexRun:
             set_aside=tuple(sorted([*self.extracted.set_aside, *self.failed.left])),
             seconds=dict(self.reporter.seconds),
             origin=extract_spec(recipe).label,
-            stats=told(self.stats) | ({"unread": float(unread)} if unread else {}),
+            stats=told(self.stats)
+            | ({"unread": float(unread)} if unread else {})
+            | rows_on_gpu(self.reporter.computed),
         )
 
 

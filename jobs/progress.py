@@ -11,6 +11,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.stages.computed import Computed
+
 LINE_SECONDS = 10.0
 WATCH_SECONDS = 1.0
 
@@ -26,11 +28,17 @@ class Reporter:
         self._line_seconds = line_seconds
         self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
+        self.computed: list[Computed] = []
         self._watchers: list[Watcher] = []
 
     def say(self, line: str) -> None:
         """Write one line."""
         self._console.print(line, markup=False)
+
+    def note(self, computed: Computed | None) -> None:
+        """Keep what was computed, for the report; None is what was there."""
+        if computed is not None:
+            self.computed.append(computed)
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:

@@ -6,9 +6,10 @@ caller verifies digests before a path reaches `load`, `fill` or `merge`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -37,6 +38,41 @@ class Searcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The parts of an IVF-PQ index: vectors of `dim`, rotated into `width` (by OPQ or not), nlist lists, m codes of so
+    many bits each."""
+
+    dim: int
+    width: int
+    nlist: int
+    m: int
+    bits: int
+    opq: bool
+
+
+class Engine(Protocol):
+    """What computes the distances of training and filling, and where; see _engine.py. device: for people."""
+
+    device: str
+
+    def train(self, points: Floats, layout: Layout, seed: int) -> Any:
+        """Return a trained empty faiss index, from points (n, dim), at least as many as lists and as codes."""
+        ...
+
+    def adder(self, index: Any) -> Callable[[Floats, Ints], None]:
+        """Return what adds vectors (n, dim) under ids (n,) to a trained IVF-PQ index."""
+        ...
+
+    def expect_cagra(self) -> None:
+        """Raise a UserError where there is no CAGRA."""
+        ...
+
+    def cagra(self, vectors: Floats, m: int) -> Any:
+        """Return a faiss index whose `hnsw` links vectors (n, d); UserError where there is no CAGRA."""
+        ...
+
+
 class IndexSpec(Spec):
     """Settings of an index kind. Fields left at None are chosen by `resolve` from the size of the collection."""
 
@@ -46,8 +82,11 @@ class IndexSpec(Spec):
     """True when scores are exact, so that no re-ranking can change the result."""
     effort: ClassVar[str] = ""
     """The setting that trades the time of a search for its recall: nprobe, ef_search ...; "" where there is none."""
-    gpu_training: ClassVar[bool] = False
-    """True when training is quicker where there is a GPU; workers that train other kinds hold none."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it can be filled on a GPU only."""
+        return False
 
     @property
     def signs_alone(self) -> bool:
@@ -81,15 +120,35 @@ class IndexSpec(Spec):
         """Return how many of `rows` vectors training wants; 0 when the kind needs no training data."""
         raise NotImplementedError
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
-        """Write the trained empty index to `path`, from a sample (n, d) of L2-normalised float32 vectors."""
+    def training_work(self, rows: int, dim: int) -> float:  # noqa: ARG002 - kinds that train on GPUs count it
+        """Return the multiply-adds of training on `rows` vectors that an engine may do; settings are resolved."""
+        return 0.0
+
+    def lists(self, rows: int) -> int:  # noqa: ARG002 - kinds with lists choose
+        """Return how many inverted lists a collection of `rows` vectors has; settings need not be resolved."""
+        return 0
+
+    def filling_work(self, lists: int, dim: int) -> float:  # noqa: ARG002 - kinds that fill on GPUs count it
+        """Return the multiply-adds per vector of a fill into so many lists that an engine may do."""
+        return 0.0
+
+    def expect_engine(self, engine: Engine) -> None:
+        """Raise a UserError when it cannot be filled by an engine."""
+        if self.needs_gpu:
+            engine.expect_cagra()
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path, engine: Engine | None = None) -> None:
+        """Write the trained empty index to `path`, from a sample (n, d) of L2-normalised float32 vectors.
+
+        engine: what computes, for kinds that count their work; None is faiss on the CPU.
+        """
         raise NotImplementedError
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path, *, engine: Engine | None = None) -> int:
         """Add the vectors (n, d) of descriptor files to a copy of the trained index; return how many it holds.
 
         With a position, rows are counted over its consecutive batches; ids (n,) are taken as they are, and may repeat:
-        the local descriptors of an image share one.
+        the local descriptors of an image share one. engine: see `train`.
         """
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.core.errors import IntegrityError
 from pipeline.core.types import Floats, Ints, row_ids
-from pipeline.index import Batch
+from pipeline.index import Batch, Engine
 
 T = TypeVar("T")
 Marks = npt.NDArray[np.bool_]
@@ -43,17 +43,6 @@ def write(index: Any, path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
-def gpu_clustering(dim: int) -> Any:
-    """Return an index (and what it needs kept alive) that assigns points to centroids on a GPU; None without one.
-
-    k-means over the coarse centroids is most of training; the index that is trained stays on the CPU.
-    """
-    if not faiss.get_num_gpus():
-        return None
-    resources = faiss.StandardGpuResources()
-    return faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(dim)), resources
-
-
 def numbered(batches: Iterable[Batch]) -> Iterator[tuple[Floats, Ints]]:
     """Give each batch its ids: rows of a position go on counting over its consecutive batches."""
     current, start = -1, 0
@@ -67,12 +56,13 @@ def numbered(batches: Iterable[Batch]) -> Iterator[tuple[Floats, Ints]]:
         yield np.ascontiguousarray(vectors, dtype=np.float32), ids
 
 
-def fill(trained: Path, batches: Iterable[Batch], path: Path, *, tables: int = 0) -> int:
-    """Add batches with their ids to a copy of the trained index; return the rows."""
+def fill(trained: Path, batches: Iterable[Batch], path: Path, *, tables: int = 0, engine: Engine | None = None) -> int:
+    """Add batches with their ids to a copy of the trained index, by faiss or by an engine; return the rows."""
     index = read(trained, tables=tables)
+    add = index.add_with_ids if engine is None else engine.adder(index)
     for vectors, ids in numbered(batches):
         if len(vectors):
-            index.add_with_ids(vectors, ids)
+            add(vectors, ids)
     write(index, path)
     return int(index.ntotal)
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from pipeline.core.types import Floats
 
+Codes = npt.NDArray[np.uint8]
 GPU_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Code sizes that faiss's GPU index takes (56 and above with float16 tables)."""
 ROUND = 32
@@ -77,11 +79,17 @@ def rotation(points: Floats, *, m: int, width: int, bits: int, seed: int) -> Any
 
 def random_rotation(dim: int, width: int, seed: int) -> Any:
     """Return a random rotation from `dim` into more dimensions."""
+    return linear(random_matrix(dim, width, seed))
+
+
+def random_matrix(dim: int, width: int, seed: int) -> Floats:
+    """Return its matrix (width, dim)."""
     drawn = faiss.RandomRotationMatrix(dim, width)
     # The last bits of a factorisation depend on how it is split.
     with threadpool_limits(1):
         drawn.init(seed + 5)
-    return linear(faiss.vector_to_array(drawn.A).reshape(width, dim))
+    matrix: Floats = faiss.vector_to_array(drawn.A).reshape(width, dim)
+    return matrix
 
 
 def linear(matrix: Floats) -> Any:

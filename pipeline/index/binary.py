@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _binary, _faiss
+from pipeline.index import Batch, Engine, IndexSpec, _binary, _faiss
 from pipeline.index._live import Live, probes
 
 HASH_BITS, PER_BUCKET = 16, 16
@@ -93,7 +93,15 @@ class Spec(IndexSpec):
         points = 65_536 if self.code == "itq" else _binary.SPLIT_ROWS if self.thresholds else _binary.CHECKED
         return min(rows, max(points, lists))
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+    def train(
+        self,
+        sample: Floats,
+        *,
+        dim: int,
+        seed: int,
+        path: Path,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> None:
         """Draw or learn the rotation, and train the lists."""
         assert self.nbits is not None, "settings are resolved before training"
         points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
@@ -121,7 +129,14 @@ class Spec(IndexSpec):
         index.train(np.resize(codes, (max(len(codes), self.nlist), codes.shape[1])))
         return index
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(
+        self,
+        trained: Path,
+        batches: Iterable[Batch],
+        path: Path,
+        *,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> int:
         """Encode and add."""
         index, _, tensors, dim = _read(trained)
         ids, codes = [np.zeros(0, np.int64)], []

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index import Batch, Engine, IndexSpec, _faiss
 
 
 class Spec(IndexSpec):
@@ -30,11 +30,26 @@ class Spec(IndexSpec):
         """No training data."""
         return 0
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:  # noqa: ARG002 - no training
+    def train(
+        self,
+        sample: Floats,  # noqa: ARG002 - no training
+        *,
+        dim: int,
+        seed: int,  # noqa: ARG002 - no training
+        path: Path,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> None:
         """Write the empty index."""
         _faiss.write(faiss.IndexIDMap(faiss.IndexFlatIP(dim)), path)
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(
+        self,
+        trained: Path,
+        batches: Iterable[Batch],
+        path: Path,
+        *,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> int:
         """Add vectors under their ids."""
         return _faiss.fill(trained, batches, path)
 

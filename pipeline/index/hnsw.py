@@ -15,13 +15,15 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _faiss
+from pipeline.index import Batch, Engine, IndexSpec, _engine, _faiss
 from pipeline.index._live import Live
 
 ROWS_PER_STEP = 100
 """Rows that are compared one after another in the time that a walk takes for one of its candidates, about."""
 WIDER = 4
 """How much further the next walk goes where one met too few live rows: all take a third more than the last."""
+LEAST_DEGREES = 8
+"""Rows over m from which CAGRA builds a graph: it wants more rows than candidates for links; fewer are inserted."""
 OVERHEAD = 24
 """Bytes per row beside vector and links: the id, the level and where the links begin."""
 
@@ -29,7 +31,9 @@ OVERHEAD = 24
 class Spec(IndexSpec):
     """m links per vector (2 m on the lowest level); ef_*: candidates kept while building and searching.
 
-    storage: of the vectors inside; scores are inner products with them.
+    storage: of the vectors inside; scores are inner products with them. build: insert one vector after another, or
+    cagra, which builds the graph on a GPU (with faiss-gpu-cuvs) and takes no ef_construction. Its file is opened and
+    searched without a GPU all the same.
     """
 
     effort: ClassVar[str] = "ef_search"
@@ -38,6 +42,12 @@ class Spec(IndexSpec):
     ef_construction: int = Field(default=128, ge=8, le=2048)
     ef_search: int = Field(default=96, ge=1, le=4096)
     storage: Literal["float16", "float32"] = "float16"
+    build: Literal["insert", "cagra"] = "insert"
+
+    @property
+    def needs_gpu(self) -> bool:
+        """For CAGRA."""
+        return self.build == "cagra"
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Nothing to choose: a graph cannot be made smaller; UserError when it does not fit a budget."""
@@ -51,8 +61,19 @@ class Spec(IndexSpec):
         """No training data."""
         return 0
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:  # noqa: ARG002 - no training
+    def train(
+        self,
+        sample: Floats,  # noqa: ARG002 - no training
+        *,
+        dim: int,
+        seed: int,  # noqa: ARG002 - no training
+        path: Path,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> None:
         """Write the empty graph; its levels are drawn by a generator of its own seed."""
+        _faiss.write(faiss.IndexIDMap(self._empty(dim)), path)
+
+    def _empty(self, dim: int) -> Any:
         graph: Any
         if self.storage == "float16":
             graph = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, self.m, faiss.METRIC_INNER_PRODUCT)
@@ -60,23 +81,45 @@ class Spec(IndexSpec):
         else:
             graph = faiss.IndexHNSWFlat(dim, self.m, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction, graph.hnsw.efSearch = self.ef_construction, self.ef_search
-        _faiss.write(faiss.IndexIDMap(graph), path)
+        return graph
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(
+        self,
+        trained: Path,
+        batches: Iterable[Batch],
+        path: Path,
+        *,
+        engine: Engine | None = None,
+    ) -> int:
         """Build the graph over all vectors at once: the order in which a graph grows is part of what it becomes."""
+        engine = engine or _engine.FaissEngine()
+        self.expect_engine(engine)
         index = _faiss.read(trained)
         parts = [(vectors, ids) for vectors, ids in _faiss.numbered(batches) if len(vectors)]
         if parts:
             vectors, ids = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-            with threadpool_limits(1):
-                index.add_with_ids(vectors, ids)
+            if self.build == "cagra" and len(vectors) >= LEAST_DEGREES * self.m:
+                self._linked(index, vectors, ids, engine.cagra(vectors, self.m))
+            else:
+                with threadpool_limits(1):
+                    index.add_with_ids(vectors, ids)
         _faiss.write(index, path)
         return int(index.ntotal)
+
+    def _linked(self, index: Any, vectors: Floats, ids: Ints, built: Any) -> None:
+        """Fill an empty index with vectors (n, d) and the graph that was built over them."""
+        graph = faiss.downcast_index(index.index)
+        graph.storage.add(vectors)
+        graph.hnsw = built.hnsw
+        graph.hnsw.efConstruction, graph.hnsw.efSearch = self.ef_construction, self.ef_search
+        graph.ntotal = index.ntotal = len(vectors)
+        faiss.copy_array_to_vector(ids, index.id_map)
 
     def merge(self, parts: Sequence[tuple[Path, int]], path: Path) -> int:
         """Build the graph anew over the vectors of all parts: graphs cannot be joined.
 
         A graph that was just read draws its levels from the beginning, so the result is that of building the whole.
+        What is merged is small (see stages/compact.py): vectors are inserted, however the parts were built.
         """
         vectors, ids, merged = [], [], None
         for part, positions in parts:
@@ -86,6 +129,8 @@ class Spec(IndexSpec):
             ids.append(_faiss.shifted(faiss.vector_to_array(index.id_map), positions))
             merged = index
         assert merged is not None, "there is something to merge"
+        if self.build == "cagra":
+            merged = faiss.IndexIDMap(self._empty(merged.d))
         merged.reset()
         stacked = np.concatenate(vectors)
         if len(stacked):

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.errors import IntegrityError, UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _faiss, _pq
+from pipeline.index import Batch, Engine, IndexSpec, Layout, _engine, _faiss, _pq
 from pipeline.index._live import POINTS_PER_LIST, probes
 
 GPU_NPROBE = 2048
@@ -24,8 +24,6 @@ FAST_BITS = 4
 MAX_SAMPLE = 4_000_000
 OPQ_MIN_ROWS = 10_000
 """Below, the rotation is fitted to noise; measured recall does not gain."""
-OPQ_ROWS = 65_536
-"""So many rows fit the rotation; more do not change it."""
 TABLES = 2 << 30
 """faiss's own bound on the distance tables that it may compute when it reads an index."""
 OVERHEAD = 8
@@ -44,7 +42,6 @@ class Spec(IndexSpec):
     that m divides it; None is the least such.
     """
 
-    gpu_training: ClassVar[bool] = True
     effort: ClassVar[str] = "nprobe"
 
     nlist: int | None = Field(default=None, ge=1)
@@ -68,7 +65,7 @@ class Spec(IndexSpec):
 
     def resolve(self, *, rows: int, dim: int, memory_bytes: int | None = None) -> Self:
         """Choose nlist ~ 4 √n (≥ 39 points each), m from the budget (else about d/4, ≤ 64), nprobe for good recall."""
-        nlist = self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
+        nlist = self.lists(rows)
         if nlist > rows:
             raise UserError(f"ivfpq nlist {nlist}", f"exceeds the {rows} rows there are", "use fewer lists")
         nprobe = self.nprobe or min(GPU_NPROBE, max(1, min(nlist, 16), nlist // 16))
@@ -88,6 +85,10 @@ class Spec(IndexSpec):
         assert m is not None, "without a budget there is a code size for every dimension"
         self._expect_possible(m, dim)
         return settled.with_codes(m, dim)
+
+    def lists(self, rows: int) -> int:
+        """About 4 √n, of 39 vectors at least."""
+        return self.nlist or max(1, min(round(4 * rows**0.5), rows // POINTS_PER_LIST, 1 << 18))
 
     def _expect_possible(self, m: int, dim: int) -> None:
         possible = _pq.sizes(dim, gpu=not self.fast_scan)
@@ -136,38 +137,34 @@ class Spec(IndexSpec):
         assert self.nlist is not None, "settings are resolved before sampling"
         return min(rows, MAX_SAMPLE, max(64 * self.nlist, 65_536))
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
-        """Train quantisers. A sample smaller than the codebook is repeated: k-means wants a point per centroid."""
+    def training_work(self, rows: int, dim: int) -> float:
+        """Distances to lists, and to codes of codebooks and rotation."""
+        return _engine.training_work(self._layout(dim), rows)
+
+    def filling_work(self, lists: int, dim: int) -> float:
+        """One inner product per list, one distance per code."""
+        return float((lists + (1 << self.bits)) * (self.width or dim))
+
+    def _layout(self, dim: int) -> Layout:
         assert self.nlist is not None, "settings are resolved before training"
         assert self.m is not None, "settings are resolved before training"
+        return Layout(dim=dim, width=self.width or dim, nlist=self.nlist, m=self.m, bits=self.bits, opq=bool(self.opq))
+
+    def train(self, sample: Floats, *, dim: int, seed: int, path: Path, engine: Engine | None = None) -> None:
+        """Train quantisers. A sample smaller than the codebook is repeated: k-means wants a point per centroid."""
         assert self.nprobe is not None, "settings are resolved before training"
-        least = max(1 << self.bits, self.nlist)
+        layout = self._layout(dim)
+        least = max(1 << layout.bits, layout.nlist)
         points = np.ascontiguousarray(
             np.resize(sample, (max(len(sample), least), dim)) if len(sample) < least else sample
         )
-        width = self.width or dim
-        ivf = faiss.IndexIVFPQ(
-            faiss.IndexFlatIP(width), width, self.nlist, self.m, self.bits, faiss.METRIC_INNER_PRODUCT
-        )
-        for clustering in (ivf.cp, ivf.pq.cp):
-            clustering.seed, clustering.min_points_per_centroid = seed + 1234, 1
-        ivf.nprobe = self.nprobe
-        lent = _faiss.gpu_clustering(width)
-        if lent is not None:
-            ivf.clustering_index = lent[0]
-        index: Any = ivf
-        if self.opq:
-            rotation = _pq.rotation(points[:OPQ_ROWS], m=self.m, width=width, bits=self.bits, seed=seed)
-            index = faiss.IndexPreTransform(rotation, ivf)
-        elif width != dim:
-            index = faiss.IndexPreTransform(_pq.random_rotation(dim, width, seed), ivf)
-        index.train(points)
-        ivf.clustering_index = None
+        index = (engine or _engine.FaissEngine()).train(points, layout, seed)
+        faiss.extract_index_ivf(index).nprobe = self.nprobe
         _faiss.write(index, path)
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(self, trained: Path, batches: Iterable[Batch], path: Path, *, engine: Engine | None = None) -> int:
         """Add codes under their ids."""
-        return _faiss.fill(trained, batches, path, tables=TABLES)
+        return _faiss.fill(trained, batches, path, tables=TABLES, engine=engine)
 
     def health(self, trained: Path, sample: Floats) -> dict[str, float]:
         """Return imbalance nlist Σ (nᵢ/n)² (1 when lists are equal), share of empty lists, mean squared PQ error."""

@@ -18,7 +18,7 @@ from pipeline.core import staging
 from pipeline.core.errors import IntegrityError
 from pipeline.core.extras import library
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _binary, _faiss
+from pipeline.index import Batch, Engine, IndexSpec, _binary, _faiss
 from pipeline.index._live import AT_ONCE, Live, top
 
 KD_TREES = 1
@@ -52,11 +52,26 @@ class Spec(IndexSpec):
         """No training data."""
         return 0
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:  # noqa: ARG002 - no training
+    def train(
+        self,
+        sample: Floats,  # noqa: ARG002 - no training
+        *,
+        dim: int,
+        seed: int,  # noqa: ARG002 - no training
+        path: Path,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> None:
         """Write an empty file."""
         _write(path, np.zeros((0, dim), np.float32), np.zeros(0, np.int64), self.trees)
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(
+        self,
+        trained: Path,
+        batches: Iterable[Batch],
+        path: Path,
+        *,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> int:
         """Build the forest over all vectors."""
         empty = _read(trained)
         vectors, ids = [empty["vectors"]], [empty["ids"]]

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import UserError
 from pipeline.core.types import Floats, Ints
-from pipeline.index import Batch, IndexSpec, _binary, _faiss
+from pipeline.index import Batch, Engine, IndexSpec, _binary, _faiss
 
 MIN_BITS, MAX_BITS = 256, 4096
 _TRAIN_ROWS = 65_536
@@ -75,7 +75,15 @@ class Spec(IndexSpec):
         """Enough for medians; some to see that codes differ."""
         return min(rows, _TRAIN_ROWS if self.thresholds or self.rotation == "itq" else _binary.CHECKED)
 
-    def train(self, sample: Floats, *, dim: int, seed: int, path: Path) -> None:
+    def train(
+        self,
+        sample: Floats,
+        *,
+        dim: int,
+        seed: int,
+        path: Path,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> None:
         """Draw the rotation, and set the thresholds to the sample's medians; or learn it."""
         assert self.nbits is not None, "settings are resolved before training"
         points = np.ascontiguousarray(sample if len(sample) else np.zeros((1, dim), np.float32))
@@ -120,7 +128,14 @@ class Spec(IndexSpec):
         index.is_trained = True
         return index
 
-    def fill(self, trained: Path, batches: Iterable[Batch], path: Path) -> int:
+    def fill(
+        self,
+        trained: Path,
+        batches: Iterable[Batch],
+        path: Path,
+        *,
+        engine: Engine | None = None,  # noqa: ARG002 - faiss alone
+    ) -> int:
         """Add codes under their ids."""
         with threadpool_limits(1):
             return _faiss.fill(trained, batches, path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
 from pipeline.core.types import Artifact, DescriptorFile, Floats, IndexShard, Ints, row_ids
+from pipeline.index import Engine
+from pipeline.index._engine import engine_for
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.computed import Computed
 from pipeline.stages.fetch import readers
 from pipeline.stages.kinds import index_spec
 
@@ -36,19 +41,39 @@ class FillItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Filled:
+    """The index shard, and what it took; None where an earlier run had stored it."""
+
+    shard: IndexShard
+    computed: Computed | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FillTask:
-    """Work for a runner: from a FillItem to an IndexShard."""
+    """Work for a runner: from a FillItem to what was filled.
+
+    kinds: that are filled. device: cpu; auto, where distances take most of the time of a fill; or cuda, which is an
+    error where there is none.
+    """
 
     root: str
     recipe: Recipe
+    kinds: tuple[str, ...] = ()
+    device: str = "cpu"
 
-    uses_gpu = False
+    @property
+    def uses_gpu(self) -> bool:
+        """Unless it computes on the CPU anyway: each worker has a GPU of its own, where there are any."""
+        return self.device != "cpu"
 
-    def open(self, threads: int) -> Callable[[FillItem], IndexShard]:
-        """Nothing to load."""
-        return limited(self, threads)
+    def open(self, threads: int) -> Callable[[FillItem], Filled]:
+        """Find the device; UserError when it is not there, or not what a kind needs."""
+        engine = engine_for(self.device)
+        for kind in self.kinds:
+            index_spec(self.recipe, kind).expect_engine(engine)
+        return limited(partial(self.fill, engine), threads)
 
-    def __call__(self, item: FillItem) -> IndexShard:
+    def fill(self, engine: Engine, item: FillItem) -> Filled:
         """Build and store; return what an earlier run stored when the same went in."""
         catalog = Catalog(open_store(self.root))
         spec = index_spec(self.recipe, item.kind)
@@ -56,11 +81,21 @@ class FillTask:
         record = catalog.index_record_name(index_id, self._key(item))
         done = catalog.record(record, IndexShard)
         if done is not None:
-            return done
+            return Filled(shard=done)
         with staging.folder() as name:
             folder = Path(name)
             path = folder / f"filled{spec.suffix}"
-            rows = spec.fill(catalog.fetch(item.trained, folder), _vectors(catalog, item.files), path)
+            trained = catalog.fetch(item.trained, folder)
+            started = time.perf_counter()
+            rows = spec.fill(trained, _vectors(catalog, item.files), path, engine=engine)
+            computed = Computed(
+                phase="fill",
+                kind=item.kind,
+                device=engine.device,
+                rows=rows,
+                multiply_adds=rows * spec.filling_work(len(spec.list_sizes(path)), item.files[0].dim),
+                seconds=time.perf_counter() - started,
+            )
             shard = IndexShard(
                 kind=item.kind,
                 fingerprint=index_id,
@@ -69,7 +104,7 @@ class FillTask:
                 rows=rows,
                 files=tuple(file.id for file in item.files),
             )
-        return catalog.complete(record, shard)
+        return Filled(shard=catalog.complete(record, shard), computed=computed)
 
     @staticmethod
     def _key(item: FillItem) -> str:

@@ -5,8 +5,10 @@ The sample depends on the files and the seed only. A completion record, keyed by
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
 from pipeline.core.types import Artifact, DescriptorFile, Floats
-from pipeline.index import IndexSpec
+from pipeline.index import Engine, IndexSpec
+from pipeline.index._engine import engine_for
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
+from pipeline.stages.computed import Computed
 from pipeline.stages.sample import read_sample, sample_files
 
 
@@ -35,28 +39,41 @@ class TrainItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTask:
-    """Work for a runner: from a TrainItem to the Artifact of the trained empty index.
+class Trained:
+    """The trained empty index, and what it took; None where an earlier run had stored it."""
 
-    uses_gpu: whether its kinds train on one.
+    artifact: Artifact
+    computed: Computed | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """Work for a runner: from a TrainItem to what was trained.
+
+    device: cpu; auto, for kinds that are quicker to train on a GPU; or cuda, which is an error where there is none.
     """
 
     root: str
     recipe: Recipe
-    uses_gpu: bool = False
+    device: str = "cpu"
     seed: int = 0
 
-    def open(self, threads: int) -> Callable[[TrainItem], Artifact]:
-        """Nothing to load."""
-        return limited(self, threads)
+    @property
+    def uses_gpu(self) -> bool:
+        """Unless it computes on the CPU anyway."""
+        return self.device != "cpu"
 
-    def __call__(self, item: TrainItem) -> Artifact:
+    def open(self, threads: int) -> Callable[[TrainItem], Trained]:
+        """Find the device; UserError when it is not there."""
+        return limited(partial(self.train, engine_for(self.device)), threads)
+
+    def train(self, engine: Engine, item: TrainItem) -> Trained:
         """Train and store; return what an earlier run stored when the same went in."""
         catalog = Catalog(open_store(self.root))
         record = catalog.artifact_record_name(self._key(item))
         done = catalog.record(record, Artifact)
         if done is not None:
-            return done
+            return Trained(artifact=done)
         with staging.folder() as folder:
             dim = item.files[0].dim
             sample = (
@@ -64,8 +81,18 @@ class TrainTask:
             )
             sample = finite(sample)
             path = Path(folder) / f"trained{item.spec.suffix}"
-            item.spec.train(sample, dim=dim, seed=self.seed, path=path)
-            return catalog.complete(record, catalog.upload_artifact(path, path.name))
+            started = time.perf_counter()
+            item.spec.train(sample, dim=dim, seed=self.seed, path=path, engine=engine)
+            computed = Computed(
+                phase="train",
+                kind=item.spec.kind,
+                device=engine.device,
+                rows=len(sample),
+                multiply_adds=item.spec.training_work(len(sample), dim),
+                seconds=time.perf_counter() - started,
+            )
+            artifact = catalog.complete(record, catalog.upload_artifact(path, path.name))
+        return Trained(artifact=artifact, computed=computed)
 
     def _key(self, item: TrainItem) -> str:
         sample = [[file.shard_id, file.artifact.sha256] for file in item.files]

@@ -23,7 +23,8 @@ from jobs.weights import named_weights
 from pipeline.core.local import LocalStore
 from pipeline.core.types import Floats
 from pipeline.extract.pooled import Spec as PooledSpec
-from pipeline.index.ivfpq import OPQ_ROWS, Spec
+from pipeline.index._engine import OPQ_ROWS
+from pipeline.index.ivfpq import Spec
 from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.lists import Lists
