@@ -6,6 +6,7 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,9 @@ from pipeline.core.s3_errors import no_bucket, s3_errors
 from pipeline.core.types import Entry
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
+REQUEST_SECONDS = 60
+"""How long a request may take beside the transfer of a body. The timeouts above are those of a connection and of a
+single read: a server that takes nothing in, or sends a byte now and then, passes them."""
 LEAST_RATE = 100_000
 """Bytes per second below which a transfer is given up and tried again."""
 
@@ -64,7 +68,9 @@ class S3Store:
         return fs
 
     def _call(self, method: str, **parameters: Any) -> Any:
-        return self._fs.call_s3(method, Bucket=self.bucket, **self._payer, **parameters)
+        fs = self._fs
+        size = len(parameters.get("Body", b""))
+        return _within(fs, fs._call_s3(method, Bucket=self.bucket, **self._payer, **parameters), size)
 
     @property
     def _payer(self) -> dict[str, str]:
@@ -120,7 +126,8 @@ class S3Store:
 
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
         fs = self._fs
-        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
+        answer = fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
+        response = await asyncio.wait_for(answer, REQUEST_SECONDS)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
@@ -134,7 +141,8 @@ class S3Store:
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
         with s3_errors(name, self.url):
-            self._fs.pipe_file(self._path(name), data)
+            fs = self._fs
+            _within(fs, fs._pipe_file(self._path(name), data), len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
@@ -144,7 +152,8 @@ class S3Store:
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
         with s3_errors(name, self.url):
-            self._fs.put_file(str(path), self._path(name))
+            fs = self._fs
+            _within(fs, fs._put_file(str(path), self._path(name)), path.stat().st_size)
 
     def delete(self, name: str) -> None:
         """Delete the object."""
@@ -168,6 +177,11 @@ class S3Store:
         """Abort a multipart upload; its parts are deleted."""
         with suppress(NotFoundError), s3_errors(name, self.url):
             self._call("abort_multipart_upload", Key=self._key(name), UploadId=upload)
+
+
+def _within(fs: Any, request: Coroutine[Any, Any, Any], size: int) -> Any:
+    """Return the answer to a request with a body of so many bytes; TimeoutError when it takes too long."""
+    return sync(fs.loop, asyncio.wait_for, request, REQUEST_SECONDS + size / LEAST_RATE)
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:
