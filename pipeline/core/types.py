@@ -219,7 +219,8 @@ class TimeLimit:
     @property
     def exceeded(self) -> str:
         """What to say of an item that took longer."""
-        return f"took longer than {self.seconds:.0f} s" + (f" ({self.option})" if self.option else "")
+        seconds = f"{self.seconds:.0f}" if self.seconds >= 10 else f"{round(self.seconds, 1):g}"
+        return f"took longer than {seconds} s" + (f" ({self.option})" if self.option else "")
 
 
 Fault = Literal["", "item", "unknown", "worker"]

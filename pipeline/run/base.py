@@ -98,8 +98,9 @@ def limit_of(task: Task[T, Any], item: T) -> TimeLimit:
 
 
 def shown(item: object) -> str:
-    """Return what an item is called in a message: where its bytes lie, or what it is."""
-    return str(getattr(item, "uri", "") or getattr(item, "id", "") or item)[:200]
+    """Return what an item is called in a message: where its bytes lie and its id, or what it is."""
+    uri, name = getattr(item, "uri", ""), getattr(item, "id", "")
+    return f"{uri} ({name})" if uri and name else str(item)[:200]
 
 
 def name_of(task: Task[Any, Any]) -> str:

@@ -57,8 +57,11 @@ class InlineRunner:
 
 
 def _limit(task: Task[T, R]) -> Limit:
-    """Return the limit of a call; an item may wait for the one before it. Nothing can end a call of this process."""
-    depth = depth_of(task)
+    """Return the limit of a call. Nothing can end a call of this process, so that the run ends.
+
+    An item may wait for the one before it, and may end by itself some time after its limit.
+    """
+    times = 1 + depth_of(task)
 
     def late(item: T) -> None:
         raise SightlineError(
@@ -66,7 +69,7 @@ def _limit(task: Task[T, R]) -> Limit:
             "shards stay (with --runner ray, a worker that hangs is replaced and the run goes on)"
         )
 
-    return Limit(seconds=lambda item: depth * limit_of(task, item).seconds, late=late)
+    return Limit(seconds=lambda item: times * limit_of(task, item).seconds, late=late)
 
 
 def _usable(outcome: Outcome[T, R]) -> Outcome[T, R]:

@@ -11,6 +11,7 @@ IMAGE_SECONDS = 600.0
 """How long the reading of one file may take before it counts as unread, unless a run says otherwise."""
 MOST_HUNG = 16
 """Files in a row that take longer before the rest of a shard is not tried: each costs a thread for good."""
+LATE = "not read within its time limit"
 NOT_TRIED = "not tried, as the reads before it failed"
 
 
@@ -46,7 +47,7 @@ class Hung:
 
     def _late(self, entry: Entry) -> Reject:
         self._count += 1
-        return self._unread(entry, f"not read within {self._seconds:g} s")
+        return self._unread(entry, LATE)
 
     def _unread(self, entry: Entry, reason: str) -> Reject:
         uri = f"{self._base}/{entry.path}"

@@ -57,7 +57,7 @@ class ExtractTask:
     def limit(self, shard: Shard) -> TimeLimit:
         """How long a worker is waited for; it gives up a shard earlier, at the next image."""
         seconds = limits.shard_limit(self.options.shard_seconds, shard.bytes)
-        return TimeLimit(seconds=limits.HARD * seconds, option="--shard-timeout")
+        return TimeLimit(seconds=limits.HARD * seconds, option=limits.OPTION)
 
     def open(self, threads: int) -> ExtractWorker:
         """Load the extractor; a broken recipe fails here, before any shard is read."""

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from pipeline.core.errors import ReadError
 from pipeline.core.limited_pool import HungError, Limit, LimitedPool
-from pipeline.core.types import Image, Reject
+from pipeline.core.types import Image, Reject, TimeLimit
 from pipeline.sources._hung import IMAGE_SECONDS as IMAGE_SECONDS
+from pipeline.sources._hung import LATE
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ SHARD_SECONDS = 3600.0
 """How long a shard may take, beside what its size adds, unless a run says otherwise."""
 LEAST_RATE = 100_000
 """Bytes per second that a shard is read and described with at least: one second more for each so many."""
+OPTION = "--shard-timeout"
 HARD = 1.1
 """A worker gives up a shard at its next image; past its limit times this, whoever waits for it ends the worker."""
 
@@ -36,7 +38,7 @@ def of_decoding(seconds: float) -> Limit:
     def late(item: object) -> object:
         if not isinstance(item, Image):
             return item
-        reason = f"not decoded within {seconds:g} s"
+        reason = "not decoded within its time limit"
         return Reject(key=item.key, uri=item.uri, reason=reason, bytes=len(item.data), status="unread")
 
     return Limit(seconds=lambda _: seconds, late=late)
@@ -58,7 +60,7 @@ class ContainerReads:
 
     def __init__(self, seconds: float, side_by_side: int) -> None:
         def late(*_: object) -> None:
-            raise ReadError(f"not read within {seconds:g} s: its next image did not come")
+            raise ReadError(f"{LATE}: its next image did not come")
 
         self._pool = LimitedPool(side_by_side, "container", Limit(seconds=lambda *_: seconds, late=late))
 
@@ -74,5 +76,5 @@ def within(items: Iterable[T], seconds: float, clock: Callable[[], float] = time
     started = clock()
     for item in items:
         if seconds and clock() - started > seconds:
-            raise TimeoutError(f"took longer than {seconds:.0f} s (--shard-timeout)")
+            raise TimeoutError(TimeLimit(seconds=seconds, option=OPTION).exceeded)
         yield item

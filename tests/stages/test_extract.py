@@ -59,6 +59,45 @@ def test_no_two_descriptor_files_of_a_worker_lack_their_records_at_a_time() -> N
     assert most[0] == 1
 
 
+def test_a_worker_that_ends_a_shard_after_another_one_has_changes_nothing_and_its_file_is_collected() -> None:
+    """The first worker hangs in its upload, or just before its record; the second one does the shard meanwhile."""
+    for stage in ("upload", "put_if_absent"):
+        with in_memory() as here:
+            for number in range(3):
+                here.put(f"{number}.jpg", f"image {number}")
+            listed = tuple(here.images.list())
+            shard = Shard(id="s", uri=here.life.source, bytes=0, etag="e", entries=listed)
+            hung, go_on = threading.Event(), threading.Event()
+
+            def watch(kind: str, name: str, carry_out: Any, stage: str = stage) -> Any:
+                if kind == stage and name.startswith("descriptors/") and not hung.is_set():  # noqa: B023
+                    hung.set()  # noqa: B023
+                    assert go_on.wait(30)  # noqa: B023
+                return carry_out()
+
+            with here.through(lambda store: Watched(store, watch)):  # noqa: B023
+                recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
+                task = ExtractTask(root=here.life.root, location=here.life.source, recipe=replace_indexes(recipe))
+                with ThreadPoolExecutor(1) as pool:
+                    loser = pool.submit(task.open(1), shard)
+                    assert hung.wait(30)
+                    winner = task.open(1)(shard)
+                    record = here.objects.read(f"descriptors/{recipe.descriptor_id}/s.json")
+                    go_on.set()
+                    late = loser.result(30)
+            assert late == winner, "it reports the record that counts"
+            assert here.objects.read(f"descriptors/{recipe.descriptor_id}/s.json") == record
+            files = {entry.path for entry in here.objects.list("descriptors") if entry.path.endswith(".parquet")}
+            assert winner.artifact.uri in files
+            assert len(files) == 2
+            (garbage,) = files - {winner.artifact.uri}
+            report = here.life.index()
+            assert report.snapshot is not None
+            swept = swept_by(here)
+            assert garbage in swept
+            assert winner.artifact.uri in swept, "the shard of this test was never published"
+
+
 def replace_indexes(recipe: Any) -> Any:
     return recipe.model_copy(update={"indexes": ()})
 
