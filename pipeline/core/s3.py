@@ -30,6 +30,9 @@ LEAST_RATE = 100_000
 class S3Store:
     """An S3 prefix; see pipeline.core.retry.RemoteStore."""
 
+    request_seconds: float = REQUEST_SECONDS
+    least_rate: float = LEAST_RATE
+
     def __init__(self, path: str, options: tuple[tuple[str, str], ...] = ()) -> None:
         self.path, self.options = path, options
         self.url = f"s3://{path}"
@@ -70,7 +73,11 @@ class S3Store:
     def _call(self, method: str, **parameters: Any) -> Any:
         fs = self._fs
         size = len(parameters.get("Body", b""))
-        return _within(fs, fs._call_s3(method, Bucket=self.bucket, **self._payer, **parameters), size)
+        return self._within(fs, fs._call_s3(method, Bucket=self.bucket, **self._payer, **parameters), size)
+
+    def _within(self, fs: Any, request: Coroutine[Any, Any, Any], size: int) -> Any:
+        """Return the answer to a request with a body of so many bytes; TimeoutError when it takes too long."""
+        return sync(fs.loop, asyncio.wait_for, request, self.request_seconds + size / self.least_rate)
 
     @property
     def _payer(self) -> dict[str, str]:
@@ -127,12 +134,12 @@ class S3Store:
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
         fs = self._fs
         answer = fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
-        response = await asyncio.wait_for(answer, REQUEST_SECONDS)
+        response = await asyncio.wait_for(answer, self.request_seconds)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
                 raise IntegrityError(name, "was replaced while it was being read")
-            limit = READ_SECONDS + int(response["ContentLength"]) / LEAST_RATE
+            limit = READ_SECONDS + int(response["ContentLength"]) / self.least_rate
             data = cast("bytes", await asyncio.wait_for(body.read(), limit))
         if len(data) != int(response["ContentLength"]):
             raise TransientError(f"{name}: {len(data)} of {response['ContentLength']} bytes came")
@@ -142,7 +149,7 @@ class S3Store:
         """Put the object."""
         with s3_errors(name, self.url):
             fs = self._fs
-            _within(fs, fs._pipe_file(self._path(name), data), len(data))
+            self._within(fs, fs._pipe_file(self._path(name), data), len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
@@ -153,7 +160,7 @@ class S3Store:
         """Put the object from a file, in parts when it is large."""
         with s3_errors(name, self.url):
             fs = self._fs
-            _within(fs, fs._put_file(str(path), self._path(name)), path.stat().st_size)
+            self._within(fs, fs._put_file(str(path), self._path(name)), path.stat().st_size)
 
     def delete(self, name: str) -> None:
         """Delete the object."""
@@ -177,11 +184,6 @@ class S3Store:
         """Abort a multipart upload; its parts are deleted."""
         with suppress(NotFoundError), s3_errors(name, self.url):
             self._call("abort_multipart_upload", Key=self._key(name), UploadId=upload)
-
-
-def _within(fs: Any, request: Coroutine[Any, Any, Any], size: int) -> Any:
-    """Return the answer to a request with a body of so many bytes; TimeoutError when it takes too long."""
-    return sync(fs.loop, asyncio.wait_for, request, REQUEST_SECONDS + size / LEAST_RATE)
 
 
 def _entry(name: str, size: int, info: dict[str, Any]) -> Entry:

@@ -114,9 +114,7 @@ def test_an_item_that_does_not_end_ends_an_inline_run_with_one_line(depth: int) 
     task = Late(0.2, depth)
     outcomes = InlineRunner().map(task, [0.0, 600.0, 0.0])
     assert next(outcomes).value == 0.0
-    with pytest.raises(
-        SightlineError, match=r"^600\.0: took longer than 0\.2 s \(--shard-timeout\) and"
-    ):
+    with pytest.raises(SightlineError, match=r"^600\.0: took longer than 0\.2 s \(--shard-timeout\) and"):
         list(outcomes)
     task.never.set()
 
