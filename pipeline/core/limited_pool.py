@@ -116,6 +116,7 @@ class _State:
                     self.idle -= 1
                 call = self.waiting.popleft()
                 if not call.future.set_running_or_notify_cancel():
+                    self.ended.notify_all()
                     continue
                 seconds = self.limit.seconds(*call.args, **call.kwargs) if self.limit is not None else 0.0
                 if seconds > 0:

@@ -149,3 +149,15 @@ def test_a_process_ends_though_a_call_of_it_hangs_and_waits_for_one_that_does_no
     hung = program.replace("time.sleep(0.5), print('ended in order', flush=True)", "os.read(os.pipe()[0], 1)")
     assert "os.read" in hung
     subprocess.run([sys.executable, "-c", hung], timeout=60, check=True)
+
+
+def test_the_end_of_a_pool_does_not_wait_for_what_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.core.limited_pool.EXIT_SECONDS", 600.0)
+    go_on = threading.Event()
+    pool = LimitedPool(1, "test")
+    pool.submit(go_on.wait, 10)
+    waiting = [pool.submit(print) for _ in range(3)]
+    assert all(future.cancel() for future in waiting)
+    threading.Timer(0.2, go_on.set).start()
+    pool.shutdown()
+    assert not busy_threads()
