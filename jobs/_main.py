@@ -9,4 +9,4 @@ import sys
 def run_module(command: str) -> None:
     """Run a command with this process's arguments and exit with its code."""
     cli = importlib.import_module("jobs.cli")
-    sys.exit(cli.run([command, *sys.argv[1:]]))
+    cli.leave(cli.run([command, *sys.argv[1:]]))

@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from jobs.cli_options import Command
 from jobs.signals import ending_in_order
 from pipeline.core.errors import SightlineError
+from pipeline.core.limited_pool import busy_threads
 
 MODULES = {
     "jobs.cli_index": ("index", "plan"),
@@ -91,7 +93,16 @@ def _failed(line: str, code: int, arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, also where a thread hangs in a call that cannot be ended, such as a read of a dead mount."""
+    if busy_threads():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
 from pipeline.publish.packing import Packing
 from pipeline.stages.describe import ExtractOptions
+from pipeline.stages.limits import IMAGE_SECONDS, SHARD_SECONDS
 from pipeline.stages.unread import MAX_READ_ERRORS
 
 
@@ -127,6 +128,22 @@ def index(
     max_read_errors: Annotated[
         int, typer.Option(min=1, help="End the run after so many reads in a row that failed.")
     ] = MAX_READ_ERRORS,
+    image_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds to read an image, to decode it, and for its forward pass; past it, it is left to the next "
+            "run. 0: no limit.",
+        ),
+    ] = IMAGE_SECONDS,
+    shard_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds for a shard, and one more for each 100 kB of it; past it, it has failed for this run, on Ray "
+            "after tries on 3 workers. 0: no limit.",
+        ),
+    ] = SHARD_SECONDS,
     retrain: Annotated[
         RetrainKind, typer.Option(help="auto: kinds that drifted past a threshold; always: all; never: none.")
     ] = RetrainKind.auto,
@@ -177,7 +194,7 @@ def index(
             source_fields={"root": list_root} if list_root is not None else {},
         ),
         runner=RunnerOptions(kind=runner.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker),
-        extract=ExtractOptions(device=device, batch=batch),
+        extract=ExtractOptions(device=device, batch=batch, image_seconds=image_timeout, shard_seconds=shard_timeout),
         packing=Packing(files=files_per_shard),
         rows_per_index_shard=rows_per_index_shard,
         memory_bytes=int(index_memory * 1e9) if index_memory is not None else None,

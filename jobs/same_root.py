@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from pipeline.core.errors import NotFoundError, ReadError, UserError
 from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
-from pipeline.core.types import Outcome
+from pipeline.core.types import Outcome, TimeLimit
 from pipeline.publish.leases import Held, Lease
-from pipeline.run.base import Runner, Task, depth_of, name_of
+from pipeline.run.base import Runner, Task, depth_of, limit_of, name_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,6 +51,10 @@ class RootChecked:
     def depth(self) -> int:
         """As the task."""
         return depth_of(self.task)
+
+    def limit(self, item: Any) -> TimeLimit:
+        """As the task."""
+        return limit_of(self.task, item)
 
     def open(self, threads: int) -> Callable[[Any], Any]:
         """Open the task; OtherRootError when the lease is not there."""

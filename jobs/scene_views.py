@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,14 +52,16 @@ def member_name(scene: int, view: int) -> str:
 
 
 def write_tar(path: Path, seed: int, views: Iterable[tuple[int, int]]) -> None:
-    """Write (scene, view) pairs as one WebDataset shard."""
+    """Write (scene, view) pairs as one WebDataset shard; several may write the same one at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for scene, view in views:
             data = view_bytes(seed, scene, view)
             member = tarfile.TarInfo(member_name(scene, view))
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+    temporary.replace(path)
 
 
 def write_queries(folder: Path, seed: int, scenes: Iterable[int], relevant: dict[int, list[str]]) -> Path:

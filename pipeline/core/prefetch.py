@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -18,7 +18,7 @@ def ordered_map(
     function: Callable[[A], B],
     items: Iterable[A],
     *,
-    pool: ThreadPoolExecutor,
+    pool: Executor,
     ahead: int,
     budget: int,
     weigh: Callable[[A], int],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import BinaryIO
+
+from pipeline.core.limited_pool import LimitedPool
 
 BLOCK = 8 << 20
 """Bytes per request: large enough that latency is small beside the transfer."""
@@ -20,7 +22,7 @@ class RangeFile(io.RawIOBase):
         self._position = 0
         self._number, self._data = -1, b""
         self._ahead: tuple[int, Future[bytes]] | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: LimitedPool | None = None
 
     def readable(self) -> bool:
         """Yes."""
@@ -92,7 +94,7 @@ class RangeFile(io.RawIOBase):
         self._data = on_its_way.result() if on_its_way is not None else self._fetch(*self._span(number))
         self._number = number
         if sequential and self._span(number + 1)[0] < self._size:
-            self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+            self._pool = self._pool or LimitedPool(1, "read-ahead")
             self._ahead = (number + 1, self._pool.submit(self._fetch, *self._span(number + 1)))
         return self._data
 

@@ -6,6 +6,7 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +20,18 @@ from pipeline.core.s3_errors import no_bucket, s3_errors
 from pipeline.core.types import Entry
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
+REQUEST_SECONDS = 60
+"""How long a request may take beside the transfer of a body. The timeouts above are those of a connection and of a
+single read: a server that takes nothing in, or sends a byte now and then, passes them."""
 LEAST_RATE = 100_000
 """Bytes per second below which a transfer is given up and tried again."""
 
 
 class S3Store:
     """An S3 prefix; see pipeline.core.retry.RemoteStore."""
+
+    request_seconds: float = REQUEST_SECONDS
+    least_rate: float = LEAST_RATE
 
     def __init__(self, path: str, options: tuple[tuple[str, str], ...] = ()) -> None:
         self.path, self.options = path, options
@@ -64,7 +71,13 @@ class S3Store:
         return fs
 
     def _call(self, method: str, **parameters: Any) -> Any:
-        return self._fs.call_s3(method, Bucket=self.bucket, **self._payer, **parameters)
+        fs = self._fs
+        size = len(parameters.get("Body", b""))
+        return self._within(fs, fs._call_s3(method, Bucket=self.bucket, **self._payer, **parameters), size)
+
+    def _within(self, fs: Any, request: Coroutine[Any, Any, Any], size: int) -> Any:
+        """Return the answer to a request with a body of so many bytes; TimeoutError when it takes too long."""
+        return sync(fs.loop, asyncio.wait_for, request, self.request_seconds + size / self.least_rate)
 
     @property
     def _payer(self) -> dict[str, str]:
@@ -120,12 +133,13 @@ class S3Store:
 
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
         fs = self._fs
-        response = await fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
+        answer = fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
+        response = await asyncio.wait_for(answer, self.request_seconds)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
                 raise IntegrityError(name, "was replaced while it was being read")
-            limit = READ_SECONDS + int(response["ContentLength"]) / LEAST_RATE
+            limit = READ_SECONDS + int(response["ContentLength"]) / self.least_rate
             data = cast("bytes", await asyncio.wait_for(body.read(), limit))
         if len(data) != int(response["ContentLength"]):
             raise TransientError(f"{name}: {len(data)} of {response['ContentLength']} bytes came")
@@ -134,7 +148,8 @@ class S3Store:
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
         with s3_errors(name, self.url):
-            self._fs.pipe_file(self._path(name), data)
+            fs = self._fs
+            self._within(fs, fs._pipe_file(self._path(name), data), len(data))
 
     def put_if_absent(self, name: str, data: bytes) -> None:
         """Put with If-None-Match: *, in one request."""
@@ -144,7 +159,8 @@ class S3Store:
     def upload(self, path: Path, name: str) -> None:
         """Put the object from a file, in parts when it is large."""
         with s3_errors(name, self.url):
-            self._fs.put_file(str(path), self._path(name))
+            fs = self._fs
+            self._within(fs, fs._put_file(str(path), self._path(name)), path.stat().st_size)
 
     def delete(self, name: str) -> None:
         """Delete the object."""

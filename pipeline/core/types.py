@@ -212,6 +212,20 @@ class IndexShard(Record):
     files: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """How long an item of work may take, and the option that says so; 0 seconds: there is no limit."""
+
+    seconds: float = 0.0
+    option: str = ""
+
+    @property
+    def exceeded(self) -> str:
+        """What to say of an item that took longer."""
+        seconds = f"{self.seconds:.0f}" if self.seconds >= 10 else f"{round(self.seconds, 1):g}"
+        return f"took longer than {seconds} s" + (f" ({self.option})" if self.option else "")
+
+
 Fault = Literal["", "item", "unknown", "worker"]
 """Whose fault an error is: the item's own, that of the process that worked on it, or nobody can tell."""
 

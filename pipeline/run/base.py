@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, ContentError, PlaceError, SightlineError, UserError, of_reading
-from pipeline.core.types import Fault, Outcome
+from pipeline.core.types import Fault, Outcome, TimeLimit
 from pipeline.run.faults import fault_of
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ class Task(Protocol[T_contra, R_co]):
     A task with an attribute `memory` takes so many bytes in a worker of its own (see Crew).
     A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
     function may have a method `stop`, which ends the calls that are under way.
+    A task with a method `limit` says by it how long each item may take (a TimeLimit); without it, for ever.
+    A task may be given an item twice, also in two processes at the same time: what it writes is created if absent, or
+    the same bytes in one step.
     """
 
     @property
@@ -88,6 +91,18 @@ def depth_of(task: Task[Any, Any]) -> int:
     return int(getattr(task, "depth", 1))
 
 
+def limit_of(task: Task[T, Any], item: T) -> TimeLimit:
+    """Return how long an item of a task may take."""
+    limit: Callable[[T], TimeLimit] | None = getattr(task, "limit", None)
+    return limit(item) if limit is not None else TimeLimit()
+
+
+def shown(item: object) -> str:
+    """Return what an item is called in a message: where its bytes lie and its id, or what it is."""
+    uri, name = getattr(item, "uri", ""), getattr(item, "id", "")
+    return f"{uri} ({name})" if uri and name else str(item)[:200]
+
+
 def name_of(task: Task[Any, Any]) -> str:
     """Return what a task is called in metrics: its attribute `label`, else its type."""
     return str(getattr(task, "label", type(task).__name__))
@@ -141,5 +156,7 @@ __all__ = [
     "attempt",
     "depth_of",
     "describe",
+    "limit_of",
     "name_of",
+    "shown",
 ]

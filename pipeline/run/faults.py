@@ -8,10 +8,11 @@ item is tried in another process, and a process that fails item after item is re
 from __future__ import annotations
 
 from pipeline.core.errors import SightlineError
+from pipeline.core.limited_pool import HungError
 from pipeline.core.types import Fault
 
-STICKY_TYPES: tuple[type[BaseException], ...] = (ImportError, SystemError)
-"""Raised by a process that is broken: a missing library, a broken interpreter."""
+STICKY_TYPES: tuple[type[BaseException], ...] = (ImportError, SystemError, HungError)
+"""Raised by a process that is broken: a missing library, a broken interpreter, a device that hangs."""
 STICKY_WORDS = ("cuda error", "cudnn error", "cudnn_status", "cublas_status", "cufft_status", "nccl error", "hip error")
 """How libraries that raise RuntimeErrors begin when the accelerator is lost to this process."""
 ACCELERATOR, OUT_OF_MEMORY = "AcceleratorError", "OutOfMemoryError"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
 from pipeline.core.errors import SightlineError
+from pipeline.core.limited_pool import Limit, LimitedPool
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt, depth_of
+from pipeline.run.base import Task, attempt, depth_of, limit_of, shown
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,10 +31,10 @@ class InlineRunner:
             return
         function = task.open(os.cpu_count() or 1)
         work, depth = chain([first], items), depth_of(task)
-        if depth == 1:
+        if depth == 1 and not limit_of(task, first).seconds:
             yield from map(_usable, map(partial(attempt, function), work))
             return
-        pool = ThreadPoolExecutor(depth, "inline")
+        pool = LimitedPool(depth, "inline", _limit(task))
         try:
             outcomes = ordered_map(
                 partial(attempt, function), work, pool=pool, ahead=depth, budget=depth, weigh=lambda _: 1
@@ -54,6 +54,22 @@ class InlineRunner:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+def _limit(task: Task[T, R]) -> Limit:
+    """Return the limit of a call. Nothing can end a call of this process, so that the run ends.
+
+    An item may wait for the one before it, and may end by itself some time after its limit.
+    """
+    times = 1 + depth_of(task)
+
+    def late(item: T) -> None:
+        raise SightlineError(
+            f"{shown(item)}: {limit_of(task, item).exceeded} and does not end; run the same command again, finished "
+            "shards stay (with --runner ray, a worker that hangs is replaced and the run goes on)"
+        )
+
+    return Limit(seconds=lambda item: times * limit_of(task, item).seconds, late=late)
 
 
 def _usable(outcome: Outcome[T, R]) -> Outcome[T, R]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
+from pipeline.core.limited_pool import Limit, LimitedPool
 from pipeline.core.names import escaped, public_url, unescaped
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.storage import Store, file_name
 from pipeline.core.types import MISSING, Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES
+from pipeline.sources._hung import IMAGE_SECONDS, Hung, ReadsFiles
 
 READ_AHEAD = 8
 """Files read side by side: object stores answer slowly and many at a time."""
@@ -22,15 +23,15 @@ READS = 2
 NO_FILE = "no such file"
 
 
-def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
-    """Yield the files of a packed shard in its order; the key is the path.
+def read_entries(store: Store, shard: Shard, seconds: float = IMAGE_SECONDS) -> Iterator[Image | Reject]:
+    """Yield the files of a packed shard in its order; the key is the path. seconds: time limit of each; 0: none.
 
-    What cannot be read now is a Reject of status "unread", and so is what is not as it was listed: the next listing
-    says more. AccessErrors are raised.
+    What cannot be read now, or in time, is a Reject of status "unread", and so is what is not as it was listed: the
+    next listing says more. AccessErrors are raised.
     """
     base = public_url(store.url).rstrip("/")
 
-    def read(entry: Entry) -> Image | Reject:
+    def read_file(entry: Entry) -> Image | Reject:
         uri = f"{base}/{entry.path}"
         if entry.etag == MISSING:
             return Reject(key=entry.path, uri=uri, reason=NO_FILE, bytes=0)
@@ -55,13 +56,15 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
             reason = f"has {len(data)} bytes where {entry.size} were listed"
         return Reject(key=entry.path, uri=uri, reason=reason, bytes=entry.size, status="unread")
 
-    with ThreadPoolExecutor(READ_AHEAD, "read") as pool:
+    hung = Hung(base, seconds)
+    read = hung.counted(read_file)
+    with LimitedPool(READ_AHEAD, "read", hung.limit) as pool:
         yield from ordered_map(
             read, shard.entries, pool=pool, ahead=4 * READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size
         )
 
 
-class NamedFiles:
+class NamedFiles(ReadsFiles):
     """A Source of files that a list names, rather than found in a folder; see pipeline.sources.Source.
 
     Held in memory: it suits some ten million names. Whoever names a file wants it, whatever its suffix, unless the
@@ -81,7 +84,8 @@ class NamedFiles:
         Of what `unreadable` then names it is not known whether it is there: it is no entry, and not missing either.
         """
         self.unreadable.clear()
-        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
+        limit = Limit(seconds=lambda _: self.image_seconds, late=self.unreadable.append)
+        with LimitedPool(READ_AHEAD, "stat", limit) as pool:
             for entry in pool.map(self._entry, self._names):
                 if entry is not None:
                     yield entry
@@ -99,7 +103,7 @@ class NamedFiles:
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Read the files of a packed shard; a name that is no file is told from one with a label after it."""
-        for item in read_entries(self._store, shard):
+        for item in read_entries(self._store, shard, self.image_seconds):
             if isinstance(item, Reject) and item.reason == NO_FILE:
                 yield replace(item, reason=f"{NO_FILE}{self._labelled(item.key)}")
             else:

@@ -13,6 +13,7 @@ from pipeline.core.types import Entry, Image, Reject, Shard
 from pipeline.sources import SourceSpec
 from pipeline.sources._files import read_entries
 from pipeline.sources._found import Found
+from pipeline.sources._hung import ReadsFiles
 
 
 class Spec(SourceSpec):
@@ -28,7 +29,7 @@ class Spec(SourceSpec):
         return FolderSource(self, store)
 
 
-class FolderSource:
+class FolderSource(ReadsFiles):
     """See pipeline.sources.Source."""
 
     def __init__(self, spec: Spec, store: Store) -> None:
@@ -56,4 +57,4 @@ class FolderSource:
 
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """Read the files of a packed shard."""
-        return read_entries(self._store, shard)
+        return read_entries(self._store, shard, self.image_seconds)

@@ -26,6 +26,7 @@ from pipeline.publish.catalog import Catalog
 from pipeline.publish.plan import entries_of
 from pipeline.rejects import read_rejects
 from pipeline.sources import SourceSpec
+from pipeline.stages import limits
 from pipeline.stages.reuse import recorded
 from pipeline.table import DescriptorReader
 
@@ -71,6 +72,7 @@ class CompareWorker:
     def __init__(self, task: CompareTask) -> None:
         self._catalog = Catalog(open_store(task.root))
         self._source, self._packs = task.source.open(task.location), task.source.packs
+        self._contained = limits.ContainerReads(limits.IMAGE_SECONDS, 1)
         self._columns, self._deleted = list(task.source.kinds), task.deleted
 
     def __call__(self, item: CompareItem) -> tuple[bool, ...]:
@@ -80,7 +82,7 @@ class CompareWorker:
         images = self._source.images(Shard(id="", uri="", bytes=size, etag="", entries=item.entries))
         if not self._packs:
             (stored,) = known.values()
-            return (self._as_it_was(images, stored),)
+            return (self._as_it_was(self._contained(images), stored),)
         # A file may still hold an older image of an entry that lies in another one now.
         stored_of = {entry.path: known[shard] for entry, shard in zip(item.entries, item.shards, strict=True)}
         equal = {what.key for what in map(_what, images) if stored_of[what.key].has(what)}

@@ -11,18 +11,19 @@ import math
 import threading
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 
 from pipeline.core.errors import BadImageError
+from pipeline.core.limited_pool import LimitedPool
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
 from pipeline.extract import Extractor
+from pipeline.stages import limits
 from pipeline.stages.memory import halved
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
@@ -44,6 +45,8 @@ class ExtractOptions:
 
     batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
     ahead. overlap: read and decode the next shard while the last passes of one run and its file is written.
+    image_seconds: time limit of reading an image, of decoding it, and of its forward pass; shard_seconds: of a shard,
+    beside what its size adds. 0 is no limit; see limits.py.
     """
 
     device: str = "auto"
@@ -51,6 +54,8 @@ class ExtractOptions:
     decode_threads: int = 0
     in_flight: int = 512 << 20
     overlap: bool = True
+    image_seconds: float = limits.IMAGE_SECONDS
+    shard_seconds: float = limits.SHARD_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +101,10 @@ class Describer:
         # How a convolution is split among threads changes its last bits. One thread per forward pass, and several
         # passes side by side, give the same values for any number of threads and workers, and are quicker besides.
         passes = threads if device.type == "cpu" else PASSES_ON_GPU
-        self._passes = ThreadPoolExecutor(passes, "forward", initializer=torch.set_num_threads, initargs=(1,))
+        hung = limits.of_passes(options.image_seconds)
+        self._passes = LimitedPool(passes, "forward", hung, initializer=lambda: torch.set_num_threads(1))
         self._decoding = options.decode_threads or threads
-        self._decoders = ThreadPoolExecutor(self._decoding, "decode")
+        self._decoders = LimitedPool(self._decoding, "decode", limits.of_decoding(options.image_seconds))
         self._ahead = 4 * passes
         self._reading = threading.Lock()
         self._alone = threading.Lock()

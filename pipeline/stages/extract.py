@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from pipeline.core import retry, staging
 from pipeline.core.errors import IntegrityError, NotFoundError
 from pipeline.core.stats import Stats, category
 from pipeline.core.storage import open_store
-from pipeline.core.types import Artifact, DescriptorFile, Floats, Shard
+from pipeline.core.types import Artifact, DescriptorFile, Floats, Image, Reject, Shard, TimeLimit
 from pipeline.extract import Encoded, Extractor
 from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
-from pipeline.stages import corrupt, unread
+from pipeline.sources._hung import ReadsFiles
+from pipeline.stages import corrupt, limits, unread
 from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
 from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.stages.reuse import with_metadata
@@ -53,6 +54,11 @@ class ExtractTask:
         """A worker is given two shards at a time, so that one is read while the other ends."""
         return 2 if self.options.overlap else 1
 
+    def limit(self, shard: Shard) -> TimeLimit:
+        """How long a worker is waited for; it gives up a shard earlier, at the next image."""
+        seconds = limits.shard_limit(self.options.shard_seconds, shard.bytes)
+        return TimeLimit(seconds=limits.HARD * seconds, option=limits.OPTION)
+
     def open(self, threads: int) -> ExtractWorker:
         """Load the extractor; a broken recipe fails here, before any shard is read."""
         return ExtractWorker(self, threads)
@@ -68,6 +74,9 @@ class ExtractWorker:
         store = open_store(task.root)
         self._catalog = Catalog(store)
         self._source = source_spec(task.recipe).open(task.location)
+        if isinstance(self._source, ReadsFiles):
+            self._source.image_seconds = task.options.image_seconds
+        self._contained = limits.ContainerReads(task.options.image_seconds, task.depth)
         self._packs, self._max_read_errors = source_spec(task.recipe).packs, task.max_read_errors
         self._metadata = source_spec(task.recipe).kinds
         self._last_counts = source_spec(task.recipe).last_counts
@@ -101,7 +110,7 @@ class ExtractWorker:
             return done
         with self._stats.spanned("busy_seconds"):
             described, reused = corrupt.confirmed(
-                lambda: self._found(shard), lambda: self._describe.walk(self._source.images(shard))
+                lambda: self._found(shard), lambda: self._describe.walk(self._images(shard))
             )
             described, missing = unread.separated(described, shard, packed=self._packs)
             if not reused:
@@ -138,16 +147,22 @@ class ExtractWorker:
         """Describe the images of a shard; a container that could not be read is read again from its beginning."""
         last_counts = self._last_counts
         if self._packs:
-            images = unread.patient(self._source.images(shard), shard, self._max_read_errors)
+            images = unread.patient(self._images(shard), shard, self._max_read_errors)
             return self._describe(images, last_counts=last_counts)
-        return unread.persistent(lambda: self._describe(self._source.images(shard), last_counts=last_counts))
+        return unread.persistent(lambda: self._describe(self._images(shard), last_counts=last_counts))
+
+    def _images(self, shard: Shard) -> Iterator[Image | Reject]:
+        """Read a shard within the limits of an image and of a shard."""
+        images = self._source.images(shard)
+        seconds = limits.shard_limit(self._options.shard_seconds, shard.bytes)
+        return limits.within(images if self._packs else self._contained(images), seconds)
 
     def _reused(self, shard: Shard) -> Described | None:
         """Return what another recipe has of a shard, with the metadata of this one; None where the images differ."""
         for recipe_id in self._donors:
             stored = self._stored(recipe_id, shard)
             if stored is not None:
-                return with_metadata(stored, self._source.images(shard))
+                return with_metadata(stored, self._images(shard))
         return None
 
     def _taken_up(self, shard: Shard) -> Described | None:

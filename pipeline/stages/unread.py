@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pipeline.core.errors import ReadError, of_reading
 from pipeline.core.types import Image, Reject, Shard
+from pipeline.sources._hung import NOT_TRIED as NOT_TRIED
 from pipeline.stages.describe import Described
 
 R = TypeVar("R")
@@ -22,7 +23,6 @@ MAX_READ_ERRORS = 100
 """So many reads that fail in a row, without one that succeeds, mean that the place is away, not a few files."""
 PAUSES = (0.2, 0.5)
 """Seconds before a container that could not be read is tried again."""
-NOT_TRIED = "not tried, as the reads before it failed"
 
 Unread = tuple[tuple[str, str], ...]
 """(path, reason) of entries, in the order of the shard."""

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import AccessError, NotFoundError, PlaceError, ReadError, StoreError, UserError
+from pipeline.core.errors import (
+    AccessError,
+    NotFoundError,
+    PlaceError,
+    ReadError,
+    StoreError,
+    TransientError,
+    UserError,
+)
 from pipeline.core.names import absolute_location, parse_location
+from pipeline.core.s3 import S3Store
 from pipeline.core.storage import Store, open_store, split_location
 from tests.fake_s3 import FakeS3, fake_s3
 
@@ -159,3 +170,75 @@ def test_a_recorded_location_says_who_pays(fake: FakeS3) -> None:
     assert parse_location(absolute_location(location)) == parse_location(location)
     with pytest.raises(UserError, match="neither true nor false"):
         open_store(fake.location("src", requester_pays="yes"))
+
+
+class Silent:
+    """A service that takes connections. answer: what it sends to each, a byte at a time; it reads nothing."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.answer, self.ended = answer, threading.Event()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.endpoint = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while not self.ended.is_set():
+            try:
+                connection, _ = self.server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._trickle, args=(connection,), daemon=True).start()
+
+    def _trickle(self, connection: socket.socket) -> None:
+        with connection:
+            for place in range(len(self.answer)):
+                if self.ended.wait(0.2):
+                    return
+                try:
+                    connection.sendall(self.answer[place : place + 1])
+                except OSError:
+                    return
+            self.ended.wait()
+
+    def close(self) -> None:
+        self.ended.set()
+        self.server.close()
+
+
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nX-Long: " + b"x" * 10_000
+CALLS: dict[str, Callable[[S3Store, Path], object]] = {
+    "page": lambda store, _: store.page("", ""),
+    "stat": lambda store, _: store.stat("a"),
+    "read": lambda store, _: store.read("a"),
+    "read_range": lambda store, _: store.read_range("a", 0, 10, ""),
+    "write": lambda store, _: store.write("a", b"x" * 20_000_000),
+    "put_if_absent": lambda store, _: store.put_if_absent("a", b"x" * 20_000_000),
+    "upload": lambda store, path: store.upload(path, "a"),
+    "delete": lambda store, _: store.delete("a"),
+    "uploads": lambda store, _: store.uploads(("", "")),
+    "abort": lambda store, _: store.abort("a", "1"),
+}
+
+
+class Impatient(S3Store):
+    """Waits for as long as a test may."""
+
+    request_seconds, least_rate = 1.0, 1e9
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("how", "call"),
+    [*(("trickles", call) for call in CALLS), *(("takes nothing in", call) for call in ("write", "upload"))],
+)
+def test_no_request_waits_for_ever(s3_credentials: None, tmp_path: Path, how: str, call: str) -> None:
+    """A connection is made, and no single read of it takes long, or none is waited for."""
+    silent = Silent(HEADERS if how == "trickles" else b"")
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 20_000_000)
+    try:
+        with pytest.raises(TransientError):
+            CALLS[call](Impatient("bucket", (("endpoint", silent.endpoint),)), path)
+    finally:
+        silent.close()

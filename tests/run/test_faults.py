@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError
+from pipeline.core.limited_pool import HungError
 from pipeline.core.types import Fault
 from pipeline.run.faults import fault_of
 from pipeline.run.inline import InlineRunner
@@ -29,6 +30,8 @@ from pipeline.run.inline import InlineRunner
         (ModuleNotFoundError("No module named 'timm'"), "worker"),
         (OSError("libcuda.so.1: cannot open shared object file: No such file or directory"), "worker"),
         (OSError(5, "Input/output error"), "unknown"),
+        (HungError("a forward pass did not end"), "worker"),
+        (TimeoutError("took longer than 3600 s (--shard-timeout)"), "unknown"),
     ],
     ids=lambda value: str(value)[:40],
 )

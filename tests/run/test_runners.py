@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.types import TimeLimit
 from pipeline.run.inline import InlineRunner
 
 
@@ -86,3 +87,38 @@ def test_what_is_under_way_is_stopped_with_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         outcomes.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
     assert task.function.stopped.is_set()
+
+
+@dataclass(frozen=True)
+class Late:
+    """Items of a number of their own take so many seconds; `seconds` is the limit of each."""
+
+    seconds: float
+    depth: int = 1
+    never: threading.Event = field(default_factory=threading.Event)
+    uses_gpu = False
+
+    def limit(self, item: float) -> TimeLimit:
+        return TimeLimit(seconds=self.seconds, option="--shard-timeout")
+
+    def open(self, threads: int) -> Callable[[float], float]:
+        def call(item: float) -> float:
+            self.never.wait(item)
+            return item
+
+        return call
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_item_that_does_not_end_ends_an_inline_run_with_one_line(depth: int) -> None:
+    task = Late(0.2, depth)
+    outcomes = InlineRunner().map(task, [0.0, 600.0, 0.0])
+    assert next(outcomes).value == 0.0
+    with pytest.raises(SightlineError, match=r"^600\.0: took longer than 0\.2 s \(--shard-timeout\) and"):
+        list(outcomes)
+    task.never.set()
+
+
+def test_an_item_may_wait_for_the_one_before_it_and_without_a_limit_for_ever() -> None:
+    assert [o.value for o in InlineRunner().map(Late(0.5, 2), [0.6, 0.6])] == [0.6, 0.6]
+    assert [o.value for o in InlineRunner().map(Late(0.0), [0.3])] == [0.3]

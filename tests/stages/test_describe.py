@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import BadImageError
+from pipeline.core.limited_pool import HungError
 from pipeline.core.stats import Stats, told
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
@@ -161,3 +162,50 @@ def test_too_little_memory_for_an_image_is_tried_again_and_then_no_property_of_i
     described = Describer(toy, CPU, 2, ExtractOptions(), Stats())(items)
     assert [image.key for image in described.images] == ["0", "1", "3"]
     assert [(reject.key, reject.status) for reject in described.rejects] == [("2", "unread")]
+
+
+@dataclass
+class Hanging(Toy):
+    """Does not come back from some values: of decoding, or of a forward pass."""
+
+    decoding: tuple[int, ...] = ()
+    passing: tuple[int, ...] = ()
+    never: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, data: bytes) -> Decoded:
+        if int(data.split()[2]) in self.decoding:
+            self.never.wait()
+        return super().prepare(data)
+
+    def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+        if any(int(image.pixels[0, 0, 0]) in self.passing for image in images):
+            self.never.wait()
+        return super().extract(images)
+
+
+def test_an_image_that_is_not_decoded_in_time_is_no_reject_and_the_others_are_described() -> None:
+    toy = Hanging(decoding=(1, 3))
+    described = Describer(toy, CPU, 1, ExtractOptions(image_seconds=0.2), Stats())(
+        items(*(f"8 8 {number}" for number in range(6)))
+    )
+    toy.never.set()
+    assert values(described) == [0.0, 2.0, 4.0, 5.0]
+    assert [(reject.key, reject.status, reject.reason) for reject in described.rejects] == [
+        ("1", "unread", "not decoded within its time limit"),
+        ("3", "unread", "not decoded within its time limit"),
+    ]
+
+
+def test_a_forward_pass_that_does_not_come_back_shows_a_broken_process() -> None:
+    toy = Hanging(passing=(2,))
+    one = Describer(toy, CPU, 2, ExtractOptions(image_seconds=0.1, batch=2), Stats())
+    with pytest.raises(HungError, match=r"a forward pass of 2 images did not end within 0.2 s \(--image-timeout\)"):
+        one(items(*(f"8 8 {number}" for number in range(6))))
+    toy.never.set()
+
+
+def test_a_pass_over_many_images_may_take_as_long_as_they_may_together() -> None:
+    toy = Toy(forward_seconds=0.02)
+    found = Describer(toy, CPU, 1, ExtractOptions(image_seconds=0.15, batch=8), Stats())(items(*["8 8 0"] * 16))
+    assert len(values(found)) == 16
+    assert min(len(shapes) for shapes in toy.passes) * toy.forward_seconds > 0.15

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from jobs.index import IndexOptions, run_index
 from jobs.recipe import RecipeOptions, build_recipe
+from jobs.same_root import RootChecked
 from pipeline.core.types import DescriptorFile, Shard
+from pipeline.publish.packing import Packing
+from pipeline.run.base import limit_of, name_of
+from pipeline.run.inline import InlineRunner
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.extract import ExtractTask
 from tests.faulty import Watched
-from tests.life import in_memory
+from tests.life import in_memory, quiet
 
 
 def test_no_two_descriptor_files_of_a_worker_lack_their_records_at_a_time() -> None:
@@ -59,6 +67,63 @@ def test_no_two_descriptor_files_of_a_worker_lack_their_records_at_a_time() -> N
     assert most[0] == 1
 
 
+class Raced(InlineRunner):
+    """Gives each shard to two workers: the first one is held up at a point, until the second one has done it."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.held, self.go_on = stage, threading.Event(), threading.Event()
+        self.files: list[tuple[Any, DescriptorFile]] = []
+
+    def watch(self, kind: str, name: str, carry_out: Any) -> Any:
+        if kind == self.stage and name.startswith("descriptors/") and not self.held.is_set():
+            self.held.set()
+            assert self.go_on.wait(30)
+        return carry_out()
+
+    def map(self, task: Any, items: Any) -> Iterator[Any]:
+        if name_of(task) != "ExtractTask":
+            yield from super().map(task, items)
+            return
+        for item in items:
+            self.held.clear()
+            self.go_on.clear()
+            with ThreadPoolExecutor(1) as pool:
+                late = pool.submit(task.open(1), item)
+                assert self.held.wait(30)
+                (outcome,) = super().map(task, [item])
+                self.go_on.set()
+                self.files.append((outcome.value, late.result(30)))
+            yield outcome
+
+
+@pytest.mark.parametrize("stage", ["upload", "put_if_absent"])
+def test_a_worker_that_ends_a_shard_after_another_one_changes_nothing_and_its_file_is_collected(stage: str) -> None:
+    with in_memory() as here:
+        for number in range(7):
+            here.put(f"{number}.jpg", f"image {number}")
+        runner = Raced(stage)
+        options = IndexOptions(
+            source=here.life.source,
+            root=here.life.root,
+            recipe=RecipeOptions(recipe=here.life.recipe, source_kind="folder"),
+            packing=Packing(files=3),
+            lease=here.life.times,
+        )
+        with here.through(lambda store: Watched(store, runner.watch)):
+            report = run_index(options, quiet(), runner)
+        assert report.images["indexed"] == 7
+        assert len(runner.files) > 1
+        assert [late for _, late in runner.files] == [first for first, _ in runner.files], "the record that counts"
+        winners = {first.artifact.uri for first, _ in runner.files}
+        written = {entry.path for entry in here.objects.list("descriptors") if entry.path.endswith(".parquet")}
+        assert (len(written), winners <= written) == (2 * len(winners), True)
+        here.life.check()
+        here.life.expire()
+        assert {e.path for e in here.objects.list("descriptors") if e.path.endswith(".parquet")} == winners
+        here.life.check()
+        assert here.life.index().published is False
+
+
 def replace_indexes(recipe: Any) -> Any:
     return recipe.model_copy(update={"indexes": ()})
 
@@ -68,3 +133,20 @@ def test_options_of_a_task_decide_how_many_shards_a_worker_takes() -> None:
         recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
         assert (task.depth, replace(task, options=ExtractOptions(overlap=False)).depth) == (2, 1)
+
+
+def test_the_limit_of_a_shard_grows_with_its_size_and_may_be_none() -> None:
+    with in_memory() as here:
+        recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
+
+        def limit(seconds: float, size: int) -> float:
+            options = ExtractOptions(shard_seconds=seconds)
+            task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe, options=options)
+            shard = Shard(id="s", uri="", bytes=size, etag="", entries=())
+            # As runs send it, in the wrapping of the check that a worker sees the ROOT.
+            checked: Any = RootChecked(task=task, root=here.life.root, lease="", writer="")
+            assert limit_of(checked, shard) == limit_of(task, shard)
+            return limit_of(task, shard).seconds
+
+        assert [limit(3600.0, size) for size in (0, 100_000_000)] == pytest.approx([3960.0, 5060.0])
+        assert limit(0.0, 100_000_000) == 0.0

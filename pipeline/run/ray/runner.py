@@ -1,7 +1,8 @@
 """The Ray runner: actors that each hold an opened task, fed one item at a time.
 
 A worker that dies, or shows that it is broken, costs its item one attempt; so does an error of unknown cause. The
-item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker takes the place of a lost one. Workers are asked
+item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker takes the place of a lost one. So does one that
+takes longer than its limit; stragglers are issued again near the end, and the first outcome counts. Workers are asked
 for by the resources they need: those that cannot be placed yet show an autoscaler what is wanted, more are used as
 nodes arrive, and fewer do not stop a run. Items are pulled lazily, so a million shards are never queued. Pixels and
 vectors never travel: a shard goes in, a record comes out.
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import ray
@@ -20,11 +23,12 @@ from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, name_of
+from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, limit_of, name_of, shown
 from pipeline.run.ray.connection import Connection
-from pipeline.run.ray.crew import Call, Member, Work, crew
+from pipeline.run.ray.crew import Call, Member, Ticket, Work, crew, first_call
 from pipeline.run.ray.losses import Losses, reason_of
 from pipeline.run.ray.metrics import DriverMetrics
+from pipeline.run.ray.stragglers import Pace, Speculation, drop, overdue
 from pipeline.run.ray.worker import WORKER, Opened
 
 T = TypeVar("T")
@@ -48,6 +52,7 @@ class RayOptions:
     address: str = ""
     workers: int = 0
     gpus_per_worker: float | None = None
+    speculation: Speculation = field(default_factory=Speculation)
 
 
 class RayRunner:
@@ -66,16 +71,18 @@ class RayRunner:
         """Yield outcomes as workers finish; at most `depth` items per worker are in flight."""
         work = Work(items)
         calls: dict[Any, Call[T]] = {}
+        pace = Pace(self._options.speculation)
         self._dismiss(but=self._gpus_per_worker(task))
         try:
-            while work.waiting or any(call.item is not None for call in calls.values()):
+            while work.waiting or any(call.awaited for call in calls.values()):
                 self._recruit(task, calls, work)
                 members = crew(calls)
                 opening = sum(member.opening for member in members)
                 self._metrics.crew(name_of(task), busy=len(members) - opening, opening=opening)
                 ready, _ = ray.wait(list(calls), num_returns=1, timeout=LOOK_SECONDS)
                 for reference in ready:
-                    yield from self._settle(reference, calls, task, work)
+                    yield from self._settle(reference, calls, task, work, pace)
+                yield from self._watch(calls, task, work, pace)
         finally:
             for member in crew(calls):
                 ray.kill(member.actor)
@@ -97,15 +104,19 @@ class RayRunner:
 
     def _recruit(self, task: Task[T, R], calls: dict[Any, Call[T]], work: Work[T]) -> None:
         """Start workers up to the number wanted now, while there is work for them."""
-        while work.waiting and len(crew(calls)) < self._wanted(task):
+        while work.exceeds(sum(member.opening for member in crew(calls))) and len(crew(calls)) < self._wanted(task):
             self._start(task, calls)
 
     def _settle(
-        self, reference: Any, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
+        self, reference: Any, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T], pace: Pace
     ) -> Iterator[Outcome[T, R]]:
+        member = calls[reference].member
+        was_first = first_call(calls, member) is calls[reference]
         call = calls.pop(reference)
-        member = call.member
         member.calls -= 1
+        following, now = first_call(calls, member), time.monotonic()
+        if was_first and following is not None:
+            following.since = now
         try:
             result = ray.get(reference)
         except RayError as error:
@@ -113,7 +124,9 @@ class RayRunner:
             self._lose(member, reason_of(error))
             yield from self._after_a_loss(call, reason_of(error), calls, task, work)
             return
-        if isinstance(result, SightlineError):
+        # What comes of an item that another worker has done counts for nothing.
+        awaited = call.awaited or call.ticket is None
+        if isinstance(result, SightlineError) and awaited:
             ray.kill(member.actor)
             raise result
         if isinstance(result, Opened):
@@ -126,12 +139,14 @@ class RayRunner:
                 yield from self._after_a_loss(call, str(result.error), calls, task, work)
                 return
             member.opening = False
-        else:
+        elif not isinstance(result, SightlineError):
             if self._is_a_loss(member, result):
                 self._lose(member, str(result.error))
-            if result.fault in ("unknown", "worker") and call.attempts < MAX_ATTEMPTS:
-                work.again(result.item, call.attempts)
-            else:
+            failed = result.fault in ("unknown", "worker")
+            if call.ticket is not None and awaited and (not failed or work.failed(call.ticket)):
+                call.ticket.done = now
+                if result.value is not None:
+                    pace.note(result.item, max(now - call.since if was_first else 0, result.seconds / depth_of(task)))
                 yield result
         self._feed(member, calls, work, depth_of(task))
 
@@ -167,28 +182,48 @@ class RayRunner:
             following = work.take()
             if following is None:
                 break
-            item, attempts = following
-            member.alone = attempts > 0
+            attempts = following.attempts + 1
+            member.alone = attempts > 1
             member.calls += 1
-            reference = member.actor.run.remote(item, attempts + 1)
-            calls[reference] = Call(member=member, item=item, attempts=attempts + 1)
+            reference = member.actor.run.remote(following.item, attempts)
+            calls[reference] = Call(member=member, ticket=following, attempts=attempts, since=time.monotonic())
         if not member.calls:
             self._idle.setdefault(member.gpus, []).append(member.actor)
 
     def _after_a_loss(
         self, call: Call[T], reason: str, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
     ) -> Iterator[Outcome[T, R]]:
-        if call.item is None:
+        if call.ticket is None:
             # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
             if call.attempts >= MAX_ATTEMPTS:
                 raise SightlineError(f"workers die while they are starting ({reason})")
             self._start(task, calls, call.attempts)
             return
-        if call.attempts >= MAX_ATTEMPTS:
-            lost = f"the worker died {call.attempts} times on it ({reason})"
-            yield Outcome(item=call.item, value=None, error=lost, fault="worker", attempts=call.attempts)
-        else:
-            work.again(call.item, call.attempts)
+        if call.awaited and work.failed(call.ticket):
+            tries = call.ticket.attempts
+            yield _poison(call.ticket, f"the worker died {tries} times on it ({reason})")
+
+    def _watch(self, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T], pace: Pace) -> Iterator[Outcome[T, R]]:
+        """End calls that exceed their limits, and those whose items others have done; issue stragglers again."""
+        now = time.monotonic()
+        for call in list(overdue(calls, task, now)):
+            if call.ticket is None or call.member.lost:
+                continue
+            exceeded = limit_of(task, call.ticket.item).exceeded
+            self._lose(call.member, f"{shown(call.ticket.item)} {exceeded}")
+            work.give_back(other for other in drop(calls, call.member) if other is not call)
+            if call.awaited and work.failed(call.ticket):
+                yield _poison(call.ticket, f"{exceeded}; it was tried {call.ticket.attempts} times")
+        for call in list(pace.outlived(calls, now)):
+            if not call.member.lost:
+                call.member.lost = True
+                ray.kill(call.member.actor)
+                work.give_back(drop(calls, call.member))
+        if not work.waiting:
+            idle = max(0, self._wanted(task) - len(crew(calls)))
+            for ticket, seconds in islice(pace.stragglers(calls, now), idle):
+                log.warning("%s has taken %.0f s: it is given to another worker, too", shown(ticket.item), seconds)
+                work.copy(ticket)
 
     def _start(self, task: Task[T, R], calls: dict[Any, Call[T]], attempts: int = 0) -> None:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
@@ -196,7 +231,7 @@ class RayRunner:
         idle = self._idle.get(gpus)
         actor = idle.pop() if idle else self._new_actor(gpus)
         opened = actor.open.remote(task, _threads_per_worker(self._wanted(task)))
-        calls[opened] = Call(member=Member(actor=actor, gpus=gpus, calls=1), item=None, attempts=attempts + 1)
+        calls[opened] = Call(member=Member(actor=actor, gpus=gpus, calls=1), ticket=None, attempts=attempts + 1)
 
     def _new_actor(self, gpus: float) -> Any:
         where = {"label_selector": self._losses.selector} if self._losses.excluded else {}
@@ -224,6 +259,12 @@ class RayRunner:
         if gpus:
             return max(1, int(_gpus() / gpus))
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+
+
+def _poison(ticket: Ticket[T], error: str) -> Outcome[T, Any]:
+    """Return the outcome of an item that cost every worker that it was given to."""
+    ticket.done = time.monotonic()
+    return Outcome(item=ticket.item, value=None, error=error, fault="worker", attempts=ticket.attempts)
 
 
 def _gpus() -> float:

@@ -15,6 +15,7 @@ from pipeline.core.types import Outcome
 from pipeline.run.base import ENDS_RUN, Task, attempt, describe, name_of
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
+from pipeline.run.ray.watchdog import OPEN_SECONDS, ending_after
 
 MOST_DEPTH = 2
 """Calls that an actor takes at a time; see Task."""
@@ -45,7 +46,8 @@ class _Worker:
         self._function, self._task = None, name_of(task)
         node = str(ray.get_runtime_context().get_node_id())
         try:
-            self._function = task.open(threads)
+            with ending_after(OPEN_SECONDS):
+                self._function = task.open(threads)
         except SightlineError as error:
             return Opened(node=node, error=error)
         except Exception as error:  # noqa: BLE001 - the driver ends the run with it, or tries another worker
