@@ -15,9 +15,9 @@ from pipeline.publish import manifests
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.run.base import Runner
-from pipeline.stages.fill_index import FillItem, FillTask, groups, unheld
+from pipeline.stages.fill_index import FillItem, FillTask, fill_memory, groups, unheld
 from pipeline.stages.kinds import index_specs
-from pipeline.stages.train_index import TRAIN_BYTES, TrainTask, train_item
+from pipeline.stages.train_index import TRAIN_BYTES, TrainTask, train_item, train_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ def build_indexes(
         spec.kind: groups(lists.descriptors, unheld(lists, spec.kind), options.rows_per_index_shard)
         for spec in index_specs(recipe)
     }
-    made = manifests.index_shards(stays)
+    made, memory = manifests.index_shards(stays), fill_memory(recipe, lists.descriptors, wanted)
     with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
         for outcome in runner.map(
-            FillTask(root=options.root, recipe=recipe), _fill_items(lists.descriptors, wanted, known)
+            FillTask(root=options.root, recipe=recipe, memory=memory), _fill_items(lists.descriptors, wanted, known)
         ):
             made.append(value_of(outcome))
             phase.advance()
@@ -90,8 +90,9 @@ def _train(
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:
         for on_gpu in (True, False):
-            task = TrainTask(root=options.root, recipe=recipe, uses_gpu=on_gpu)
-            for outcome in runner.map(task, [item for item in items if item.spec.gpu_training == on_gpu]):
+            chosen = [item for item in items if item.spec.gpu_training == on_gpu]
+            task = TrainTask(root=options.root, recipe=recipe, gpu=on_gpu, memory=train_memory(chosen))
+            for outcome in runner.map(task, chosen):
                 trained[outcome.item.spec.kind] = value_of(outcome)
                 phase.advance()
     return trained

@@ -79,7 +79,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             plan=planned.plan,
             lease=held,
             reporter=reporter,
-            runner=SameRoot(runner or open_runner(options.runner), options.root, held),
+            runner=SameRoot(runner or open_runner(options.runner.on(options.extract.device)), options.root, held),
         )
         try:
             with reporter.watched(run.runner.progress):

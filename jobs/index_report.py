@@ -12,6 +12,7 @@ from jobs.reasons import as_json as reasons_json
 from jobs.recipe_changes import as_json as changes_json
 from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes, skipped_words
+from pipeline.core.stats import devices
 from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec, source_spec
 
@@ -78,6 +79,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates"
         + (f", {skipped_words(report.skipped, report.skipped_by)}" if report.skipped else ""),
         f"descriptor: {label}",
+        *_devices(report),
         *notices(label),
         *(f"warning: {line}" for line in report.warnings),
         *_unknown(report),
@@ -86,6 +88,12 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         *(f"rejected: {reason}" for reason in report.reject_reasons[:SHOWN]),
         *_troubles(report),
     ]
+
+
+def _devices(report: IndexReport) -> list[str]:
+    """Return on what shards were described."""
+    named = [f"{name} ({count} shards)" for name, count in devices(report.stats).items()]
+    return [f"device: {', '.join(named)}"] if named else []
 
 
 def _drifted(kind: str, reasons: tuple[str, ...]) -> str:

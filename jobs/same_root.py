@@ -18,7 +18,7 @@ from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
 from pipeline.core.types import Outcome
 from pipeline.publish.leases import Held, Lease
-from pipeline.run.base import Runner, Task, depth_of, name_of
+from pipeline.run.base import Resources, Runner, Task, name_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,14 +43,9 @@ class RootChecked:
         return name_of(self.task)
 
     @property
-    def uses_gpu(self) -> bool:
+    def resources(self) -> Resources:
         """As the task."""
-        return self.task.uses_gpu
-
-    @property
-    def depth(self) -> int:
-        """As the task."""
-        return depth_of(self.task)
+        return self.task.resources
 
     def open(self, threads: int) -> Callable[[Any], Any]:
         """Open the task; OtherRootError when the lease is not there."""

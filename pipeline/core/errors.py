@@ -14,6 +14,7 @@ SightlineError                exit 1   something failed
 ├── ShardError                exit 1   a shard cannot be read whole (truncated, poison); it is set aside
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
 ├── CommitUnknownError        exit 1   the commit may or may not have happened; nothing staged was deleted
+├── WorkerError               exit 1   this process or its node cannot do the work; another one may
 ├── UnavailableError          exit 1   workers that hold a part of what is asked do not answer; may pass
 └── BadImageError                      one image cannot be used; becomes a reject row, never leaves a worker
 """
@@ -100,6 +101,10 @@ class CommitUnknownError(SightlineError):
 
 class UnavailableError(SightlineError):
     """Workers that hold a part of what is asked do not answer, so that there is no whole answer; may pass."""
+
+
+class WorkerError(SightlineError):
+    """This process, or the node that it runs on, cannot do the work (no driver for its GPU); another one may."""
 
 
 class BadImageError(SightlineError):

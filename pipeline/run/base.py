@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError, of_reading
+from pipeline.core.resources import Resources
 from pipeline.core.types import Fault, Outcome
 from pipeline.run.faults import fault_of
 
@@ -27,14 +28,12 @@ ENDS_RUN = (AccessError, PlaceError)
 class Task(Protocol[T_contra, R_co]):
     """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
 
-    A task with an attribute `memory` takes so many bytes in a worker of its own (see Crew).
-    A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
-    function may have a method `stop`, which ends the calls that are under way.
+    A function that is given several items at a time may have a method `stop`, which ends the calls under way.
     """
 
     @property
-    def uses_gpu(self) -> bool:
-        """Whether a worker of this task wants a GPU where there is one."""
+    def resources(self) -> Resources:
+        """What a worker of this task needs."""
         ...
 
     def open(self, threads: int) -> Callable[[T_contra], R_co]:
@@ -83,11 +82,6 @@ Tasks = Callable[[int], Sequence[Task[T, R]]]
 """Gives the tasks of so many workers, or of fewer when there is not so much to share."""
 
 
-def depth_of(task: Task[Any, Any]) -> int:
-    """Return how many items a worker of a task takes at a time."""
-    return int(getattr(task, "depth", 1))
-
-
 def name_of(task: Task[Any, Any]) -> str:
     """Return what a task is called in metrics: its attribute `label`, else its type."""
     return str(getattr(task, "label", type(task).__name__))
@@ -131,12 +125,12 @@ __all__ = [
     "MAX_ATTEMPTS",
     "Crew",
     "Outcome",
+    "Resources",
     "Runner",
     "Task",
     "Tasks",
     "UserError",
     "attempt",
-    "depth_of",
     "describe",
     "name_of",
 ]

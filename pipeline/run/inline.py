@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,17 +10,21 @@ from typing import Generic, TypeVar
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.prefetch import ordered_map
+from pipeline.core.threads import usable_cores
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt, depth_of
+from pipeline.run.base import Task, attempt
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class InlineRunner:
-    """See pipeline.run.base.Runner."""
+    """See pipeline.run.base.Runner. threads: of a task; 0 means one for each core that this process may use."""
 
     name = "inline"
+
+    def __init__(self, threads: int = 0) -> None:
+        self._threads = threads
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes in the order of the items; the task is opened when the first item comes."""
@@ -29,8 +32,8 @@ class InlineRunner:
         first = next(items, None)
         if first is None:
             return
-        function = task.open(os.cpu_count() or 1)
-        work, depth = chain([first], items), depth_of(task)
+        function = task.open(self._threads or usable_cores())
+        work, depth = chain([first], items), task.resources.depth
         if depth == 1:
             yield from map(_usable, map(partial(attempt, function), work))
             return
@@ -72,7 +75,7 @@ class InlineCrew(Generic[T, R]):
         self._functions: list[Callable[[T], R]] = []
         try:
             for task in tasks:
-                self._functions.append(task.open(os.cpu_count() or 1))
+                self._functions.append(task.open(usable_cores()))
         except BaseException:
             self.close()
             raise

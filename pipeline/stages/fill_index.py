@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
@@ -37,12 +38,16 @@ class FillItem:
 
 @dataclass(frozen=True, kw_only=True)
 class FillTask:
-    """Work for a runner: from a FillItem to an IndexShard."""
+    """Work for a runner: from a FillItem to an IndexShard. memory: see fill_memory."""
 
     root: str
     recipe: Recipe
+    memory: int = PROCESS_BYTES
 
-    uses_gpu = False
+    @property
+    def resources(self) -> Resources:
+        """The largest index shard, and the process."""
+        return Resources(memory=self.memory)
 
     def open(self, threads: int) -> Callable[[FillItem], IndexShard]:
         """Nothing to load."""
@@ -105,3 +110,17 @@ def groups(descriptors: pa.Table, places: Ints, max_rows: int) -> list[Ints]:
             held = 0
         held += rows
     return [places[start:end] for start, end in pairwise([*cuts, len(places)]) if end > start]
+
+
+def fill_memory(recipe: Recipe, descriptors: pa.Table, wanted: Mapping[str, Sequence[Ints]]) -> int:
+    """Return the bytes of memory, about, that the largest of the index shards to be filled takes in a worker.
+
+    wanted: for each kind the groups of places in the table `descriptors`.
+    """
+    counts = descriptors["rows"].to_numpy()
+    rows, dim = max(1, int(counts.sum())), int(descriptors["dim"][0].as_py())
+    largest = 0
+    for kind, runs in wanted.items():
+        spec = index_spec(recipe, kind).resolve(rows=rows, dim=dim)
+        largest = max([largest, *(spec.fill_bytes(int(counts[places].sum()), dim) for places in runs)])
+    return PROCESS_BYTES + largest

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError
+from pipeline.core.resources import Resources
 from pipeline.core.types import Fault
 from pipeline.run.faults import fault_of
 from pipeline.run.inline import InlineRunner
@@ -42,7 +43,10 @@ class Sick:
 
     at: int
     depth: int = 1
-    uses_gpu = False
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(depth=self.depth)
 
     def open(self, threads: int) -> Callable[[int], int]:
         broken: list[int] = []
@@ -69,7 +73,10 @@ class Refused:
 
     error: SightlineError
     depth: int = 1
-    uses_gpu = False
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(depth=self.depth)
 
     def open(self, threads: int) -> Callable[[int], int]:
         def call(number: int) -> int:

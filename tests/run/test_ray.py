@@ -18,6 +18,7 @@ import pytest
 
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import PlaceError, UserError
+from pipeline.core.resources import Resources
 from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, run, write_files
 from tests.test_infra import exported
@@ -55,7 +56,7 @@ class Work:
     deadly: int = -1
     always: bool = False
     broken: bool = False
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
@@ -98,8 +99,7 @@ class Overlapping:
     """Two items per worker; says how many were under way. One item kills its process whatever its company."""
 
     deadly: int = -1
-    uses_gpu = False
-    depth = 2
+    resources = Resources(depth=2)
 
     def open(self, threads: int) -> Callable[[int], int]:
         lock, under_way = threading.Lock(), [0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.core.resources import Resources
 from pipeline.run.inline import InlineRunner
 
 
@@ -17,7 +18,7 @@ class Halve:
     """Halves even numbers, refuses odd ones; cannot be opened when broken."""
 
     broken: bool = False
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
@@ -68,8 +69,7 @@ class Two:
     """Two items at a time."""
 
     function: Pair = field(default_factory=Pair)
-    uses_gpu = False
-    depth = 2
+    resources = Resources(depth=2)
 
     def open(self, threads: int) -> Pair:
         return self.function

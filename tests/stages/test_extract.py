@@ -67,4 +67,4 @@ def test_options_of_a_task_decide_how_many_shards_a_worker_takes() -> None:
     with in_memory() as here:
         recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
-        assert (task.depth, replace(task, options=ExtractOptions(overlap=False)).depth) == (2, 1)
+        assert (task.resources.depth, replace(task, options=ExtractOptions(overlap=False)).resources.depth) == (2, 1)

@@ -9,8 +9,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.types import Artifact, DescriptorFile
 from pipeline.index.ivfpq import Spec
 from pipeline.publish import manifests
-from pipeline.stages.sample import SPREAD
-from pipeline.stages.train_index import COPIES, finite, train_item
+from pipeline.stages.sample import COPIES, SPREAD
+from pipeline.stages.train_index import finite, train_item
 
 
 def files(count: int, rows: int, dim: int) -> list[DescriptorFile]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pipeline.run.ray.shapes import Shape
+
 T = TypeVar("T")
 
 
@@ -14,12 +16,12 @@ T = TypeVar("T")
 class Member:
     """One worker: how many calls it has under way, and whether one of them must have it for itself.
 
-    node: where it runs, once it has opened the task. failures: items in a row that failed for no known reason. lost: it
-    is used no more, and what it has under way is lost with it.
+    shape: what it was started with. node: where it runs, once it has opened the task. failures: items in a row that
+    failed for no known reason. lost: it is used no more, and what it has under way is lost with it.
     """
 
     actor: Any
-    gpus: float
+    shape: Shape
     calls: int = 0
     opening: bool = True
     alone: bool = False
@@ -49,6 +51,11 @@ class Work(Generic[T]):
     def waiting(self) -> bool:
         """Whether there is any item."""
         return bool(self._retries) or self.more_than(0)
+
+    def waits_for_more_than(self, count: int) -> bool:
+        """Whether more than so many items wait, those to be tried again included."""
+        left = count - len(self._retries)
+        return left < 0 or self.more_than(left)
 
     @property
     def retry_is_next(self) -> bool:
