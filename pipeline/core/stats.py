@@ -104,9 +104,8 @@ DEVICE = "on "
 def devices(stats: dict[str, float]) -> dict[str, int]:
     """Return how many shards were described on each device, the most used first."""
     counts = {name.removeprefix(DEVICE): int(count) for name, count in stats.items() if name.startswith(DEVICE)}
-    return dict(
-        sorted(((name, count) for name, count in counts.items() if count), key=lambda pair: (-pair[1], pair[0]))
-    )
+    used = [(name, count) for name, count in counts.items() if count]
+    return dict(sorted(used, key=lambda pair: (-pair[1], pair[0])))
 
 
 REASONS = 20

@@ -13,13 +13,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def usable_cores(system: Path = Path("/")) -> int:
+def usable_cores(system: Path = Path("/"), allowed: int = 0) -> int:
     """Return how many cores this process may keep busy: those it may run on, or the quota of its control group.
 
     A container that is limited to 4 cores of 64 sees 64; 64 threads would share the time of 4, and wait. At least 1.
-    system: the root of the file system, where /proc and /sys are.
+    system: the root of the file system, where /proc and /sys are. allowed: how many it may run on, if that is known.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not allowed:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([float(allowed), *_quotas(system)])))
 
 
