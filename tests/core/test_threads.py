@@ -63,9 +63,7 @@ V1 = {"proc/self/cgroup": "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n"}
         "v1, in a namespace of its own",
     ],
 )
-def test_the_quota_of_the_control_group_bounds_the_cores(
-    tmp_path: Path, files: dict[str, str], cores: int
-) -> None:
+def test_the_quota_of_the_control_group_bounds_the_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
     assert usable_cores(system(tmp_path, files), allowed=4) == cores
 
 

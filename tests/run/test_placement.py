@@ -77,9 +77,9 @@ def test_gpus_that_cannot_come_are_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="the cluster has no GPU;"):
         Cluster(CPU_NODE).placement(gpus_per_worker=1.0).demand(ON_GPU)
     assert Cluster(CPU_NODE).placement(gpus_per_worker=1.0, workers=2).demand(ON_GPU).shape.gpus == 1
+    cluster = Cluster(CPU_NODE, grows=True)
+    cluster.becomes(CPU_NODE, no_gpu_type=True)
     with pytest.raises(UserError, match="no type of node that it can add has one"):
-        cluster = Cluster(CPU_NODE, grows=True)
-        cluster.becomes(CPU_NODE, no_gpu_type=True)
         cluster.placement(gpus_per_worker=1.0, workers=2).demand(ON_GPU)
 
 
