@@ -81,6 +81,10 @@ class SameRoot:
             self._held.check()
             raise
 
+    def room(self, task: Task[Any, Any]) -> int:
+        """As the other runner."""
+        return self._inner.room(task)
+
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """As the other runner."""
         self._inner.progress(phase, pending, seconds)

@@ -53,6 +53,10 @@ class Runner(Protocol):
         """Yield one Outcome per item. UserErrors of a task's `open`, and ENDS_RUN, are raised; others are values."""
         ...
 
+    def room(self, task: Task[Any, Any]) -> int:
+        """Return how many workers of a task there would be now, at least one."""
+        ...
+
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """Hear how far the job is, for those who watch the runner: items left and seconds taken of a phase."""
         ...

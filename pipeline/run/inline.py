@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.prefetch import ordered_map
@@ -51,6 +51,10 @@ class InlineRunner:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def room(self, task: Task[Any, Any]) -> int:  # noqa: ARG002 - the same for any
+        """This process."""
+        return 1
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """The reporter shows it; nobody else watches."""

@@ -85,7 +85,7 @@ class ExtractWorker:
         self._last_counts = source_spec(task.recipe).last_counts
         spec = extract_spec(task.recipe)
         device = worker_device(task.options.device) if spec.gpu else torch.device("cpu")
-        self._device = device_name(device)
+        self.device = device_name(device)
         self._zero_means = spec.zero_means
         self._extractor: Extractor = spec.build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
@@ -124,7 +124,7 @@ class ExtractWorker:
                 self._stats.add(f"rejected:{category(reject.reason)}")
         for name in self._metadata:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add(f"{DEVICE}{self._device}", reused is None)
+        self._stats.add(f"{DEVICE}{self.device}", reused is None)
         self._stats.add("images", len(described.images) if reused is None else 0)
         self._stats.add("reused", len(described.images) if reused is not None else 0)
         self._stats.add("rejected", record.rejected)

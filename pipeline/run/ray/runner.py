@@ -25,7 +25,7 @@ from pipeline.run.ray.losses import Losses, reason_of
 from pipeline.run.ray.metrics import DriverMetrics
 from pipeline.run.ray.options import RayOptions
 from pipeline.run.ray.placement import Demand, Placement, is_in_the_way, options_of
-from pipeline.run.ray.shapes import Shape
+from pipeline.run.ray.shapes import Shape, places
 from pipeline.run.ray.worker import WORKER, Opened, Seat
 
 T = TypeVar("T")
@@ -71,6 +71,11 @@ class RayRunner:
         finally:
             for member in crew(calls):
                 ray.kill(member.actor)
+
+    def room(self, task: Task[Any, Any]) -> int:
+        """Return how many workers the nodes that are there have room for, or what is stated."""
+        demand = self._placement.demand(task.resources, self._losses.excluded)
+        return self._options.workers or max(1, places(demand.shape, demand.supply.nodes))
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """Export how far a phase is."""
