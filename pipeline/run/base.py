@@ -86,6 +86,11 @@ Tasks = Callable[[int], Sequence[Task[T, R]]]
 """Gives the tasks of so many workers, or of fewer when there is not so much to share."""
 
 
+def depth_of(task: Task[Any, Any]) -> int:
+    """Return how many items a worker of a task takes at a time."""
+    return task.resources.depth
+
+
 def name_of(task: Task[Any, Any]) -> str:
     """Return what a task is called in metrics: its attribute `label`, else its type."""
     return str(getattr(task, "label", type(task).__name__))
@@ -135,6 +140,7 @@ __all__ = [
     "Tasks",
     "UserError",
     "attempt",
+    "depth_of",
     "describe",
     "name_of",
 ]

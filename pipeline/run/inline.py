@@ -12,7 +12,7 @@ from pipeline.core.errors import SightlineError
 from pipeline.core.prefetch import ordered_map
 from pipeline.core.threads import usable_cores
 from pipeline.core.types import Outcome
-from pipeline.run.base import Task, attempt
+from pipeline.run.base import Task, attempt, depth_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ class InlineRunner:
         if first is None:
             return
         function = task.open(self._threads or usable_cores())
-        work, depth = chain([first], items), task.resources.depth
+        work, depth = chain([first], items), depth_of(task)
         if depth == 1:
             yield from map(_usable, map(partial(attempt, function), work))
             return

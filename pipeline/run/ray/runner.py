@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, name_of
+from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, name_of
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Work, crew
 from pipeline.run.ray.losses import Losses, reason_of
@@ -150,7 +150,7 @@ class RayRunner:
                 work.again(result.item, call.attempts)
             else:
                 yield result
-        self._feed(member, calls, work, task.resources.depth)
+        self._feed(member, calls, work, depth_of(task))
 
     def _is_a_loss(self, member: Member, outcome: Outcome[Any, Any]) -> bool:
         """Tell whether an outcome shows that its worker is broken: by its error, or by one such after the other."""
