@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from jobs.runners import RunnerOptions, open_runner
 from pipeline.core.errors import UserError
 from pipeline.core.resources import Resources
+from pipeline.core.threads import usable_cores
 from pipeline.run.inline import InlineRunner
 
 
@@ -86,3 +88,29 @@ def test_what_is_under_way_is_stopped_with_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         outcomes.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
     assert task.function.stopped.is_set()
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Says how many it may use."""
+
+    resources = Resources()
+
+    def open(self, threads: int) -> Callable[[int], int]:
+        return lambda _: threads
+
+
+def test_a_task_has_the_cores_that_its_process_may_use_or_as_many_threads_as_are_stated() -> None:
+    assert [outcome.value for outcome in InlineRunner().map(Threads(), [1])] == [usable_cores()]
+    (outcome,) = open_runner(RunnerOptions(cpus_per_worker=5)).map(Threads(), [1])
+    assert outcome.value == 5
+
+
+@pytest.mark.parametrize(
+    ("stated", "device", "gpus"),
+    [(None, "auto", None), (None, "cuda", None), (None, "cpu", 0.0), (1.0, "cpu", 1.0), (0.0, "auto", 0.0)],
+)
+def test_a_run_that_is_to_use_the_cpu_holds_no_gpu_unless_it_is_told_to(
+    stated: float | None, device: str, gpus: float | None
+) -> None:
+    assert RunnerOptions(gpus_per_worker=stated).on(device).gpus_per_worker == gpus
