@@ -6,13 +6,12 @@ from pathlib import Path
 
 from jobs.index_report import index_json, index_lines
 from pipeline.core.stats import devices
-from pipeline.publish.packing import Packing
 from tests.builders import images, run, write_files
 
 
 def test_a_report_says_on_what_shards_were_described(tmp_path: Path) -> None:
     source, root = write_files(tmp_path / "src", images(9)), tmp_path / "root"
-    report = run(source, root, packing=Packing(files=3))
+    report = run(source, root, files=3)
     shards = int(index_json(report)["stats"]["on cpu"])
     assert shards >= 1
     assert f"device: cpu ({shards} shards)" in index_lines(report, dry_run=False)
