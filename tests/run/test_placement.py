@@ -129,7 +129,7 @@ def test_memory_makes_workers_fewer_and_never_none(caplog: pytest.LogCaptureFixt
     demand = tiny.demand(Resources(memory=3 * GB))
     assert (tiny.wanted(demand, 0), demand.shape.memory) == (1, 2 * GB)
     first, second = (record.message for record in caplog.records)
-    assert first == "there is memory for 1 workers of up to 3.0 GB each, and not for 4"
+    assert first == "there is memory for 1 worker of up to 3.0 GB each, and not for 4"
     assert "takes up to 3.0 GB of memory, and no node has more than 2.0 GB for it" in second
 
 

@@ -104,9 +104,8 @@ class Placement:
             room = places(shape, supply.nodes)
             without = places(shape_of(Resources(gpu=resources.gpu), limits, supply), supply.nodes)
             if 0 < room < min(without, limits.workers or without):
-                self._say(
-                    f"there is memory for {room} workers of up to {_gb(shape.memory)} each, and not for {without}"
-                )
+                count = "1 worker" if room == 1 else f"{room} workers"
+                self._say(f"there is memory for {count} of up to {_gb(shape.memory)} each, and not for {without}")
         return shape
 
     def wanted(self, demand: Demand, there: int) -> int:
