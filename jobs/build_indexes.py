@@ -16,9 +16,9 @@ from pipeline.publish import manifests
 from pipeline.publish.lists import Lists
 from pipeline.publish.recipe import Recipe
 from pipeline.run.base import Runner
-from pipeline.stages.fill_index import FillItem, FillTask, groups, unheld
+from pipeline.stages.fill_index import FillItem, FillTask, fill_memory, groups, unheld
 from pipeline.stages.kinds import index_specs
-from pipeline.stages.train_index import TRAIN_BYTES, TrainItem, TrainTask, train_item
+from pipeline.stages.train_index import TRAIN_BYTES, TrainItem, TrainTask, train_item, train_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ def build_indexes(
         spec.kind: groups(lists.descriptors, unheld(lists, spec.kind), options.rows_per_index_shard)
         for spec in index_specs(recipe)
     }
-    made = manifests.index_shards(stays)
+    made, memory = manifests.index_shards(stays), fill_memory(recipe, lists.descriptors, wanted)
     with reporter.phase("fill", sum(map(len, wanted.values())), "index shards") as phase:
         for task in _fill_tasks(options, recipe, lists.descriptors, wanted):
             mine = {kind: wanted[kind] for kind in task.kinds}
-            for outcome in runner.map(task, _fill_items(lists.descriptors, mine, known)):
+            for outcome in runner.map(replace(task, memory=memory), _fill_items(lists.descriptors, mine, known)):
                 filled = value_of(outcome)
                 made.append(filled.shard)
                 reporter.note(filled.computed)
@@ -111,8 +111,10 @@ def _train(
     trained: dict[str, Artifact] = {}
     with reporter.phase("train", len(items), "kinds") as phase:
         for on_gpu in (True, False):
-            task = TrainTask(root=options.root, recipe=recipe, device=options.device if on_gpu else "cpu")
-            for outcome in runner.map(task, [item for item in items if _on_gpu(options, item) == on_gpu]):
+            chosen = [item for item in items if _on_gpu(options, item) == on_gpu]
+            device = options.device if on_gpu else "cpu"
+            task = TrainTask(root=options.root, recipe=recipe, device=device, memory=train_memory(chosen))
+            for outcome in runner.map(task, chosen):
                 result = value_of(outcome)
                 trained[outcome.item.spec.kind] = result.artifact
                 reporter.note(result.computed)

@@ -78,10 +78,15 @@ def index(
         RunnerKind, typer.Option(help="inline: this process; ray: workers on a Ray cluster.")
     ] = RunnerKind.inline,
     address: Annotated[str, typer.Option(help="Ray cluster to join. [default: a local one]")] = "",
-    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0: one per GPU, else one per two CPUs.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Ray workers, at most; 0: one per GPU, else one per two CPUs.")
+    ] = 0,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs per worker; fractions share one. [default: 1]")
+        float | None, typer.Option(min=0.0, help="GPUs per worker; fractions share one, 0: none. [default: 1]")
     ] = None,
+    cpus_per_worker: Annotated[
+        int, typer.Option(min=0, help="CPUs, and threads, of a worker; 0: its share of its node's cores.")
+    ] = 0,
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=0, help="Images of equal size per forward pass; 0: by their size.")] = 0,
     files_per_shard: Annotated[int, typer.Option(min=1, help="Single files packed into one shard.")] = 512,
@@ -193,7 +198,13 @@ def index(
             metadata=metadata,
             source_fields={"root": list_root} if list_root is not None else {},
         ),
-        runner=RunnerOptions(kind=runner.value, address=address, workers=workers, gpus_per_worker=gpus_per_worker),
+        runner=RunnerOptions(
+            kind=runner.value,
+            address=address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            cpus_per_worker=cpus_per_worker,
+        ),
         extract=ExtractOptions(device=device, batch=batch, image_seconds=image_timeout, shard_seconds=shard_timeout),
         packing=Packing(files=files_per_shard),
         rows_per_index_shard=rows_per_index_shard,

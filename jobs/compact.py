@@ -25,7 +25,7 @@ from pipeline.publish.lists import Lists, load_lists
 from pipeline.publish.snapshot import Snapshot
 from pipeline.run.base import Runner
 from pipeline.stages.commit import Proposal, transact
-from pipeline.stages.compact import MergeTask, RewriteTask, to_merge, to_rewrite
+from pipeline.stages.compact import MergeTask, RewriteTask, merge_memory, to_merge, to_rewrite
 from pipeline.stages.merge import live_images, pruned
 from pipeline.stages.present import require_present
 
@@ -90,8 +90,9 @@ def _compacted(
     groups = to_merge(shards, options.rows_per_index_shard)
     gone = {part.artifact.uri for group in groups for part in group}
     result = [shard for shard in shards if shard.artifact.uri not in gone]
+    task = MergeTask(root=options.root, recipe=head.recipe, memory=merge_memory(groups))
     with reporter.phase("merge", len(groups), "index shards") as phase:
-        for merged in runner.map(MergeTask(root=options.root, recipe=head.recipe), groups):
+        for merged in runner.map(task, groups):
             result.append(value_of(merged))
             phase.advance()
     result.sort(key=lambda shard: (shard.kind, shard.files))

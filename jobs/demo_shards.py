@@ -12,6 +12,7 @@ from jobs.photographs import photographs
 from jobs.progress import Reporter
 from jobs.scene_views import FIRST_PHOTOGRAPH, member_name, write_tar
 from pipeline.core.errors import SightlineError
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.run.base import Runner
 
 SEED = 0
@@ -34,7 +35,7 @@ class TarItem:
 class DrawTask:
     """Work for a runner: draws one tar shard; returns how many images it holds."""
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> DrawTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""

@@ -1,31 +1,26 @@
 """What a run would take: sizes from the plan and the recipe, speed and memory from a short trial on real shards.
 
-The trial writes into a temporary folder only. Settings that cannot work (faiss's limits, a memory budget that is too
-small) are refused here, before hours are spent.
+The trial writes into a temporary folder of its worker only. Settings that cannot work (faiss's limits, a memory budget
+that is too small) are refused here, before hours are spent.
 """
 
 from __future__ import annotations
 
-import resource
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-import torch
-
-from jobs.recipe_checks import stage_weights
 from jobs.units import human_bytes
-from pipeline.core import staging
-from pipeline.core.storage import Store
-from pipeline.core.types import DescriptorFile, Shard
+from pipeline.core.errors import SightlineError
+from pipeline.core.types import Shard
 from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
-from pipeline.run.inline import InlineRunner
-from pipeline.stages.describe import ExtractOptions
-from pipeline.stages.extract import ExtractTask
+from pipeline.run.base import Runner
 from pipeline.stages.kinds import index_specs
+from pipeline.stages.trial import Trial, TrialTask
 
+MOST_SHARDS = 100
 TRIAL_ENTRIES = 64
 """Single images of the trial's shard: enough to fill a few batches."""
 PER_IMAGE = 150
@@ -35,57 +30,15 @@ PER_LOCAL = 24
 HALF, FULL = 2, 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a few shards came to: images seen, bytes read, seconds after the network was loaded, dimensions, memory."""
-
-    seen: int
-    bytes: int
-    seconds: float
-    dim: int
-    rows_per_image: float
-    memory: int
-    gpu_memory: int
-
-    @property
-    def rate(self) -> float:
-        """Images per second of one worker."""
-        return self.seen / self.seconds if self.seconds > 0 else 0.0
-
-
-def run_trial(
-    plan: Plan, recipe: Recipe, source: str, root: Store, blobs: dict[str, bytes], options: ExtractOptions, limit: float
-) -> Trial | None:
-    """Extract a few of the plan's shards for about `limit` seconds; None when there is nothing to extract."""
-    with staging.folder("trial-") as folder:
-        stage_weights(recipe, root, blobs, folder)
-        # One shard at a time: seconds of shards that overlap would be counted twice.
-        plain = recipe.raw if recipe.encode is None else recipe.local
-        task = ExtractTask(root=folder, location=source, recipe=plain, options=replace(options, overlap=False))
-        seen = read = rows = indexed = 0
-        spent, dim = 0.0, 0
-        for outcome in InlineRunner().map(task, (_shortened(shard) for shard in islice(plan.shards(), 100))):
-            record: DescriptorFile | None = outcome.value
-            if record is not None:
-                seen, dim = seen + record.seen, record.dim
-                rows, indexed = rows + record.rows, indexed + record.indexed
-                read += outcome.item.bytes
-                spent += outcome.seconds
-            if spent > limit:
-                break
-    if not seen:
+def run_trial(task: TrialTask, plan: Plan, runner: Runner) -> Trial | None:
+    """Extract a few of the plan's shards by a worker of the runner; None when there is nothing to extract."""
+    shards = tuple(_shortened(shard) for shard in islice(plan.shards(), MOST_SHARDS))
+    if not shards:
         return None
-    gpu = int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Trial(
-        seen=seen,
-        bytes=read,
-        seconds=spent,
-        dim=dim,
-        rows_per_image=rows / max(1, indexed),
-        memory=memory,
-        gpu_memory=gpu,
-    )
+    (outcome,) = runner.map(task, [shards])
+    if outcome.error is not None:
+        raise SightlineError(outcome.error)
+    return outcome.value
 
 
 def _shortened(shard: Shard) -> Shard:
@@ -125,6 +78,7 @@ def estimate(
         "images_per_second_per_worker": round(trial.rate, 2),
         "memory_per_worker": trial.memory,
         "gpu_memory_per_worker": trial.gpu_memory,
+        "device": trial.device,
         "workers": workers,
         "hours": round(seconds / workers / 3600, 4),
         "trial": {"images": trial.seen, "seconds": round(trial.seconds, 3), "at": time.strftime("%Y-%m-%dT%H:%M:%S")},
@@ -138,7 +92,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     return [
         f"about {told['images']} images, {human_bytes(told['bytes_to_read'])} to read; descriptors of "
         f"{told['dimensions']} dimensions {human_bytes(told['descriptor_bytes'])}; indexes in all: {sizes}",
-        f"{told['images_per_second_per_worker']:.1f} images/s per worker (trial of {told['trial']['images']} images in "
-        f"{told['trial']['seconds']:.1f} s): {told['hours']:.2f} hours with {told['workers']} workers; "
-        f"memory of a worker {human_bytes(told['memory_per_worker'])}{gpu}",
+        f"{told['images_per_second_per_worker']:.1f} images/s per worker on {told['device']} (trial of "
+        f"{told['trial']['images']} images in {told['trial']['seconds']:.1f} s): {told['hours']:.2f} hours with "
+        f"{told['workers']} workers; memory of a worker {human_bytes(told['memory_per_worker'])}{gpu}",
     ]

@@ -23,7 +23,7 @@ from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
 from pipeline.sources import Source
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 
 RERANK = 100
 """What a query for ten results re-ranks: more than that is not what users get."""

@@ -84,7 +84,7 @@ class Fits:
         assert recipe.encode is not None, "only what a recipe has is fitted"
         files = self._sampled(recipe.local, sample, "codebook")
         with self.reporter.phase("codebook", 1, "codebooks") as phase:
-            task = CodebookTask(root=self.root, encode=recipe.encode)
+            task = CodebookTask(root=self.root, encode=recipe.encode, dim=files[0].dim)
             (outcome,) = self.runner.map(task, [tuple(files)])
             phase.advance()
         keys = self._read_keys(recipe, sample, files, "encode")

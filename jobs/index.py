@@ -45,6 +45,7 @@ from pipeline.sources._detect import detect
 from pipeline.stages.computed import summed
 from pipeline.stages.fill_index import lacking
 from pipeline.stages.kinds import source_spec
+from pipeline.stages.trial import TrialTask
 
 
 def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None = None) -> IndexReport:
@@ -57,7 +58,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
         head = catalog.head()
         planned = _plan(options, catalog, head, reporter)
         report = _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
-        return replace(report, estimate=_estimate(options, planned, catalog, report.images["indexed"]))
+        return replace(report, estimate=_estimate(options, planned, report.images["indexed"], runner))
     lease = Lease(writer=uuid.uuid4().hex[:12], operation="index")
     with hold(store, lease, options.lease) as held:
         head = catalog.head()
@@ -84,7 +85,7 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
             failed=planned.seen.failed,
             lease=held,
             reporter=reporter,
-            runner=SameRoot(runner or open_runner(options.runner), options.root, held),
+            runner=SameRoot(runner or _opened(options), options.root, held),
         )
         try:
             with reporter.watched(run.runner.progress):
@@ -161,25 +162,35 @@ def _gates(options: IndexOptions, recipe: Recipe, head: Snapshot | None) -> Gate
     )
 
 
-def _estimate(options: IndexOptions, planned: _Planned, catalog: Catalog, already: int) -> dict[str, Any]:
+def _estimate(options: IndexOptions, planned: _Planned, already: int, runner: Runner | None) -> dict[str, Any]:
     """Return what the run would take; empty when there is nothing to do, or no trial is wanted."""
     if not planned.plan.count("add") or not options.trial_seconds:
         return {}
-    trial = run_trial(
-        planned.plan,
-        planned.recipe,
-        options.source,
-        catalog.store,
-        planned.built.blobs,
-        options.extract,
-        options.trial_seconds,
+    recipe = planned.recipe
+    task = TrialTask(
+        root=options.root,
+        location=options.source,
+        recipe=recipe.raw if recipe.encode is None else recipe.local,
+        options=options.extract,
+        blobs=planned.built.blobs,
+        seconds=options.trial_seconds,
     )
+    used = runner or _opened(options)
+    try:
+        trial = run_trial(task, planned.plan, used)
+        workers = options.runner.workers or used.room(task)
+    finally:
+        if runner is None:
+            used.close()
     if trial is None:
         return {}
-    workers = options.runner.workers or 1
     return estimate(
         planned.plan, planned.recipe, trial, already=already, workers=workers, memory_bytes=options.memory_bytes
     )
+
+
+def _opened(options: IndexOptions) -> Runner:
+    return open_runner(options.runner.on(options.extract.device))
 
 
 def _nothing_to_do(options: IndexOptions, planned: _Planned, head: Snapshot | None) -> bool:

@@ -15,6 +15,7 @@ from jobs.reasons import as_json as reasons_json
 from jobs.recipe_changes import as_json as changes_json
 from jobs.recipe_changes import lines as change_lines
 from jobs.units import human_bytes, skipped_words
+from pipeline.core.stats import devices
 from pipeline.stages.computed import Computed
 from pipeline.stages.fit_drift import FITS
 from pipeline.stages.kinds import extract_spec, source_spec
@@ -85,6 +86,7 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
         f"(+{images['added']} -{images['removed']}), {images['rejected']} rejected, {images['duplicates']} duplicates"
         + (f", {skipped_words(report.skipped, report.skipped_by)}" if report.skipped else ""),
         f"descriptor: {label}",
+        *_devices(report),
         *notices(label),
         *(f"warning: {line}" for line in report.warnings),
         *_unknown(report),
@@ -99,6 +101,12 @@ def index_lines(report: IndexReport, *, dry_run: bool) -> list[str]:
 def _computed(part: Computed) -> str:
     done = {"train": "trained", "fill": "filled"}[part.phase]
     return f"{done} {part.kind} on {part.device}: {part.rows} vectors in {part.seconds:.1f} s"
+
+
+def _devices(report: IndexReport) -> list[str]:
+    """Return on what shards were described."""
+    named = [f"{name} ({count} shards)" for name, count in devices(report.stats).items()]
+    return [f"device: {', '.join(named)}"] if named else []
 
 
 def _drifted(kind: str, reasons: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from pipeline.search.indexed import others, place_of, stored_query
 from pipeline.search.locate import Locator
 from pipeline.search.originals import Originals
 from pipeline.search.query import Box, BoxScale, Query, QueryExtractor
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from pipeline.core import staging
 from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import UserError
-from pipeline.core.storage import Store, open_store
+from pipeline.core.storage import Store
 from pipeline.core.types import Artifact
 from pipeline.features.encoding import Encoder
 from pipeline.publish import manifests
@@ -22,6 +22,7 @@ from pipeline.publish.plan import Plan
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.fit import sample_shards, unreachable
 from pipeline.stages.kinds import extract_spec, index_specs, source_spec
+from pipeline.stages.trial import stage_weights
 from pipeline.whiten import Whitening
 
 BYTES_PER_IMAGE = 1 << 10
@@ -57,17 +58,6 @@ def check_recipe(checked: Checked, root: Store, *, memory_bytes: int | None) -> 
                 spec.resolve(rows=fewest, dim=dim, memory_bytes=memory_bytes)
             else:
                 raise
-
-
-def stage_weights(recipe: Recipe, root: Store, blobs: dict[str, bytes], folder: str) -> Store:
-    """Return a store in a folder of this machine that an extractor can be built from; ROOT is not written to."""
-    store = open_store(folder)
-    for uri, data in blobs.items():
-        store.write(uri, data)
-    for artifact in (value for _, value in recipe.extractor if isinstance(value, Artifact)):
-        if not store.exists(artifact.uri):
-            store.write(artifact.uri, read_artifact(root, artifact))
-    return store
 
 
 def _dim(checked: Checked, root: Store) -> int:

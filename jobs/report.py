@@ -31,7 +31,7 @@ from pipeline.publish.snapshot import Snapshot
 from pipeline.search.engine import SearchIndex
 from pipeline.search.query import Query, QueryExtractor
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 
 HISTORY = 20
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from jobs.pictures import Picture, Pictures
 from pipeline.core import staging
-from pipeline.core.stats import category
+from pipeline.core.stats import category, devices
 from pipeline.core.types import Ints
 from pipeline.evaluate import plots
 from pipeline.publish import manifests
@@ -60,7 +60,10 @@ class Rejects:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One publication's run. seconds of all its phases; the others are None where nothing was extracted."""
+    """One publication's run. seconds of all its phases; the others are None where nothing was extracted.
+
+    device: what its shards were described on, "" where that is not known.
+    """
 
     version: int
     operation: str
@@ -71,6 +74,7 @@ class Run:
     idle: float | None
     retries: int | None
     set_aside: int
+    device: str = ""
 
     @property
     def total(self) -> float:
@@ -181,6 +185,7 @@ def _run(snapshot: Snapshot) -> Run:
         idle=stats.get("idle_share") if worked else None,
         retries=int(stats.get("retries", 0)) if worked else None,
         set_aside=len(summary.set_aside),
+        device=", ".join(devices(stats)),
     )
 
 

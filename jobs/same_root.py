@@ -18,7 +18,7 @@ from pipeline.core.names import public_url
 from pipeline.core.storage import open_store
 from pipeline.core.types import Outcome, TimeLimit
 from pipeline.publish.leases import Held, Lease
-from pipeline.run.base import Runner, Task, depth_of, limit_of, name_of
+from pipeline.run.base import Resources, Runner, Task, limit_of, name_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,14 +43,9 @@ class RootChecked:
         return name_of(self.task)
 
     @property
-    def uses_gpu(self) -> bool:
+    def resources(self) -> Resources:
         """As the task."""
-        return self.task.uses_gpu
-
-    @property
-    def depth(self) -> int:
-        """As the task."""
-        return depth_of(self.task)
+        return self.task.resources
 
     def limit(self, item: Any) -> TimeLimit:
         """As the task."""
@@ -89,6 +84,10 @@ class SameRoot:
             # Where the driver does not see its lease either, that has lapsed.
             self._held.check()
             raise
+
+    def room(self, task: Task[Any, Any]) -> int:
+        """As the other runner."""
+        return self._inner.room(task)
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """As the other runner."""

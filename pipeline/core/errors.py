@@ -15,6 +15,7 @@ SightlineError                exit 1   something failed
 │   └── ContentError                   its own bytes are the reason: every try of the same bytes fails alike
 ├── ConflictError             exit 3   somebody else committed something this change contradicts
 ├── CommitUnknownError        exit 1   the commit may or may not have happened; nothing staged was deleted
+├── WorkerError               exit 1   this process or its node cannot do the work; another one may
 ├── UnavailableError          exit 1   workers that hold a part of what is asked do not answer; may pass
 └── BadImageError                      one image cannot be used; becomes a reject row, never leaves a worker
 """
@@ -105,6 +106,10 @@ class CommitUnknownError(SightlineError):
 
 class UnavailableError(SightlineError):
     """Workers that hold a part of what is asked do not answer, so that there is no whole answer; may pass."""
+
+
+class WorkerError(SightlineError):
+    """This process, or the node that it runs on, cannot do the work (no driver for its GPU); another one may."""
 
 
 class BadImageError(SightlineError):

@@ -97,6 +97,17 @@ def skipped(stats: dict[str, float]) -> dict[str, int]:
     return {name.removeprefix(SKIPPED): int(count) for name, count in stats.items() if name.startswith(SKIPPED)}
 
 
+DEVICE = "on "
+"""What the names of counts of shards begin with that were described on a device, followed by its name."""
+
+
+def devices(stats: dict[str, float]) -> dict[str, int]:
+    """Return how many shards were described on each device, the most used first."""
+    counts = {name.removeprefix(DEVICE): int(count) for name, count in stats.items() if name.startswith(DEVICE)}
+    used = [(name, count) for name, count in counts.items() if count]
+    return dict(sorted(used, key=lambda pair: (-pair[1], pair[0])))
+
+
 REASONS = 20
 """So many reasons of rejects are told one by one."""
 

@@ -89,6 +89,8 @@ class ExtractSpec(Spec):
     """Settings of an extractor; everything that changes its output, weights by digest."""
 
     family: ClassVar[str] = "pipeline.extract"
+    gpu: ClassVar[bool] = False
+    """True for a kind that computes on a GPU where there is one; others are built for the CPU, and hold none."""
     local: ClassVar[bool] = False
     """True for a kind that gives any number of descriptors per image."""
     zero_means: ClassVar[str] = ""

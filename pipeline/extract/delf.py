@@ -34,6 +34,7 @@ class Spec(ImageSpec):
     per image, over all scales, by score. mean and std: DELF's TensorFlow networks take (x - 128) / 128.
     """
 
+    gpu: ClassVar[bool] = True
     local: ClassVar[bool] = True
 
     backbone: str = "resnet50"

@@ -32,6 +32,7 @@ class Spec(ImageSpec):
     patches, in pixels. pooling: of a patch's map, spoc (mean) or gem.
     """
 
+    gpu: ClassVar[bool] = True
     local: ClassVar[bool] = True
 
     backbone: str

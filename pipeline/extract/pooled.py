@@ -48,6 +48,7 @@ class Spec(ImageSpec):
     signed_zeros: what "signed" makes of values that are zero at all scales, DIR zero, the first release 0.01.
     """
 
+    gpu: ClassVar[bool] = True
     initial: ClassVar[dict[str, JsonValue]] = {**ImageSpec.initial, "signed_zeros": "zero"}
 
     backbone: str

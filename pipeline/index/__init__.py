@@ -105,6 +105,10 @@ class IndexSpec(Spec):
         """Return the bytes that an index of `rows` vectors takes when it is loaded; settings are resolved."""
         return rows * self.row_bytes(dim)
 
+    def fill_bytes(self, rows: int, dim: int) -> int:
+        """Return the bytes of memory that filling an index with so many vectors takes; settings are resolved."""
+        return self.loaded_bytes(rows, dim)
+
     def of_size(self, row_bytes: int, *, rows: int, dim: int) -> Self:  # noqa: ARG002 - kinds that choose a size do
         """Return a copy with every field set, as it is of published files with so many bytes per vector."""
         return self.resolve(rows=rows, dim=dim)

@@ -57,6 +57,10 @@ class Spec(IndexSpec):
         """The vector, its links and what goes with them."""
         return dim * (2 if self.storage == "float16" else 4) + 2 * self.m * 4 + OVERHEAD
 
+    def fill_bytes(self, rows: int, dim: int) -> int:
+        """The graph, and all vectors in float32 as they were read and joined."""
+        return self.loaded_bytes(rows, dim) + 2 * rows * dim * 4
+
     def sample_rows(self, rows: int) -> int:  # noqa: ARG002 - no training
         """No training data."""
         return 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pipeline.core.errors import AccessError, ContentError, PlaceError, SightlineError, UserError, of_reading
+from pipeline.core.resources import Resources
 from pipeline.core.types import Fault, Outcome, TimeLimit
 from pipeline.run.faults import fault_of
 
@@ -27,17 +28,15 @@ ENDS_RUN = (AccessError, PlaceError)
 class Task(Protocol[T_contra, R_co]):
     """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
 
-    A task with an attribute `memory` takes so many bytes in a worker of its own (see Crew).
-    A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
-    function may have a method `stop`, which ends the calls that are under way.
+    A function that is given several items at a time may have a method `stop`, which ends the calls under way.
     A task with a method `limit` says by it how long each item may take (a TimeLimit); without it, for ever.
     A task may be given an item twice, also in two processes at the same time: what it writes is created if absent, or
     the same bytes in one step.
     """
 
     @property
-    def uses_gpu(self) -> bool:
-        """Whether a worker of this task wants a GPU where there is one."""
+    def resources(self) -> Resources:
+        """What a worker of this task needs."""
         ...
 
     def open(self, threads: int) -> Callable[[T_contra], R_co]:
@@ -55,6 +54,10 @@ class Runner(Protocol):
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield one Outcome per item. UserErrors of a task's `open`, and ENDS_RUN, are raised; others are values."""
+        ...
+
+    def room(self, task: Task[Any, Any]) -> int:
+        """Return how many workers of a task there would be now, at least one."""
         ...
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
@@ -88,7 +91,7 @@ Tasks = Callable[[int], Sequence[Task[T, R]]]
 
 def depth_of(task: Task[Any, Any]) -> int:
     """Return how many items a worker of a task takes at a time."""
-    return int(getattr(task, "depth", 1))
+    return task.resources.depth
 
 
 def limit_of(task: Task[T, Any], item: T) -> TimeLimit:
@@ -149,6 +152,7 @@ __all__ = [
     "MAX_ATTEMPTS",
     "Crew",
     "Outcome",
+    "Resources",
     "Runner",
     "Task",
     "Tasks",

@@ -7,7 +7,7 @@ item is tried in another process, and a process that fails item after item is re
 
 from __future__ import annotations
 
-from pipeline.core.errors import SightlineError
+from pipeline.core.errors import SightlineError, WorkerError
 from pipeline.core.limited_pool import HungError
 from pipeline.core.types import Fault
 
@@ -23,7 +23,7 @@ def fault_of(error: BaseException) -> Fault:
     """Return whose fault an error of a task's function is. Running out of GPU memory is no broken process."""
     names = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] == "torch"}
     if isinstance(error, SightlineError):
-        return "item"
+        return "worker" if isinstance(error, WorkerError) else "item"
     if OUT_OF_MEMORY in names:
         return "unknown"
     if ACCELERATOR in names or isinstance(error, STICKY_TYPES):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.limited_pool import Limit, LimitedPool
 from pipeline.core.prefetch import ordered_map
+from pipeline.core.threads import usable_cores
 from pipeline.core.types import Outcome
 from pipeline.run.base import Task, attempt, depth_of, limit_of, shown
 
@@ -19,9 +19,12 @@ R = TypeVar("R")
 
 
 class InlineRunner:
-    """See pipeline.run.base.Runner."""
+    """See pipeline.run.base.Runner. threads: of a task; 0 means one for each core that this process may use."""
 
     name = "inline"
+
+    def __init__(self, threads: int = 0) -> None:
+        self._threads = threads
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes in the order of the items; the task is opened when the first item comes."""
@@ -29,7 +32,7 @@ class InlineRunner:
         first = next(items, None)
         if first is None:
             return
-        function = task.open(os.cpu_count() or 1)
+        function = task.open(self._threads or usable_cores())
         work, depth = chain([first], items), depth_of(task)
         if depth == 1 and not limit_of(task, first).seconds:
             yield from map(_usable, map(partial(attempt, function), work))
@@ -48,6 +51,10 @@ class InlineRunner:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def room(self, task: Task[Any, Any]) -> int:  # noqa: ARG002 - the same for any
+        """This process."""
+        return 1
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """The reporter shows it; nobody else watches."""
@@ -88,7 +95,7 @@ class InlineCrew(Generic[T, R]):
         self._functions: list[Callable[[T], R]] = []
         try:
             for task in tasks:
-                self._functions.append(task.open(os.cpu_count() or 1))
+                self._functions.append(task.open(usable_cores()))
         except BaseException:
             self.close()
             raise

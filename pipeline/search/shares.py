@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.storage import open_store
 from pipeline.index import IndexSpec
 from pipeline.publish import manifests
@@ -23,9 +24,6 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot
 from pipeline.search.merge import Candidates, ranked
 from pipeline.search.parts import LocalParts, PartQuery, dealt
-
-PROCESS_BYTES = 1 << 30
-"""What a worker takes beside its index shards (measured: 0.9 GB, half of it libraries that processes share)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,10 @@ class ShareTask:
     kinds: tuple[str, ...]
     memory: int = 0
 
-    uses_gpu = False
+    @property
+    def resources(self) -> Resources:
+        """Memory alone: it mostly waits."""
+        return Resources(memory=self.memory)
 
     def open(self, threads: int) -> Share:  # noqa: ARG002 - a long-lived worker's process is set to them
         """Load the share's index shards; UserError when the snapshot has expired."""

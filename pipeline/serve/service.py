@@ -31,7 +31,7 @@ from pipeline.serve.models import MOST_VECTORS, About, Ask, IndexModel, VectorsA
 from pipeline.serve.opened import Opened, UnknownImageError, with_box
 from pipeline.serve.options import ServeLimits, ServeOptions
 from pipeline.serve.pictures import Pictures
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 
 PICTURES = 128 << 20
 """Bytes of thumbnails that are kept."""

@@ -7,6 +7,7 @@ positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import DescriptorFile, IndexShard, Ints
@@ -39,7 +41,7 @@ class RewriteTask:
     root: str
     recipe: Recipe
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> RewriteTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
@@ -77,12 +79,19 @@ def without_images(source: Path, target: Path, dead: Ints, *, name: str) -> tupl
 
 @dataclass(frozen=True, kw_only=True)
 class MergeTask:
-    """Work for a runner: from index shards of one kind and one trained index to the IndexShard that holds them all."""
+    """Work for a runner: from index shards of one kind and one trained index to the IndexShard that holds them all.
+
+    memory: see merge_memory.
+    """
 
     root: str
     recipe: Recipe
+    memory: int = PROCESS_BYTES
 
-    uses_gpu = False
+    @property
+    def resources(self) -> Resources:
+        """The largest of the index shards that are made, and the process."""
+        return Resources(memory=self.memory)
 
     def open(self, threads: int) -> MergeTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
@@ -134,3 +143,8 @@ def to_merge(shards: list[IndexShard], max_rows: int) -> list[tuple[IndexShard, 
         else:
             groups.append([shard])
     return [tuple(group) for group in groups if len(group) > 1]
+
+
+def merge_memory(merges: Sequence[Sequence[IndexShard]]) -> int:
+    """Return the bytes of memory that the largest of some merges takes in a worker."""
+    return PROCESS_BYTES + max((sum(part.artifact.bytes for part in parts) for parts in merges), default=0)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.core import staging
 from pipeline.core.metadata import Value
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.storage import open_store
 from pipeline.core.types import DescriptorFile, Entry, Image, Reject, Shard, chunked
 from pipeline.publish import manifests
@@ -59,7 +60,7 @@ class CompareTask:
     source: SourceSpec
     deleted: frozenset[tuple[str, str]] = frozenset()
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> CompareWorker:  # noqa: ARG002 - part of the protocol
         """Open the source."""

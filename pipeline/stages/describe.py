@@ -246,13 +246,6 @@ class Describer:
         return max(1, min(MOST_PER_PASS, pixels // (shape[0] * shape[1])))
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device to compute on; "auto" takes the GPU that this process may see, if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def _sorted_out(
     seen: _Seen, found: dict[int, DescriptorBatch | None], superseded: Container[int]
 ) -> tuple[dict[int, DescriptorBatch], list[Reject]]:

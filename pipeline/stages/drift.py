@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Ints
 from pipeline.index import IndexSpec
@@ -55,7 +56,7 @@ class DriftTask:
     root: str
     recipe: Recipe
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> DriftTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from pipeline.core import retry, staging
 from pipeline.core.errors import IntegrityError, NotFoundError
-from pipeline.core.stats import Stats, category
+from pipeline.core.resources import PROCESS_BYTES, Resources
+from pipeline.core.stats import DEVICE, Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Image, Reject, Shard, TimeLimit
 from pipeline.extract import Encoded, Extractor
@@ -24,12 +27,16 @@ from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
 from pipeline.sources._hung import ReadsFiles
 from pipeline.stages import corrupt, limits, unread
-from pipeline.stages.describe import Described, Describer, ExtractOptions, choose_device
+from pipeline.stages.describe import Described, Describer, ExtractOptions
+from pipeline.stages.device import device_name, worker_device
 from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.stages.reuse import with_metadata
 from pipeline.stages.usable import searchable
 from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
+
+WEIGHTS, STEPS = 4, 3
+"""Bytes of memory per byte of a weight file, which may hold half precision; steps that each hold images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +54,17 @@ class ExtractTask:
     max_read_errors: int = unread.MAX_READ_ERRORS
     donors: tuple[str, ...] = ()
 
-    uses_gpu = True
-
     @property
-    def depth(self) -> int:
-        """A worker is given two shards at a time, so that one is read while the other ends."""
-        return 2 if self.options.overlap else 1
+    def resources(self) -> Resources:
+        """A GPU where the kind computes on one. Two shards at a time, so that one is read while the other ends.
+
+        Memory: the process, weights in float32 and as they are loaded, and what is held between the three steps:
+        being decoded, waiting for images of equal shape, being described.
+        """
+        spec = extract_spec(self.recipe)
+        weights = sum(value.bytes for _, value in spec if isinstance(value, Artifact))
+        memory = PROCESS_BYTES + WEIGHTS * weights + STEPS * self.options.in_flight
+        return Resources(gpu=spec.gpu, memory=memory, depth=2 if self.options.overlap else 1)
 
     def limit(self, shard: Shard) -> TimeLimit:
         """How long a worker is waited for; it gives up a shard earlier, at the next image."""
@@ -76,12 +88,13 @@ class ExtractWorker:
         self._source = source_spec(task.recipe).open(task.location)
         if isinstance(self._source, ReadsFiles):
             self._source.image_seconds = task.options.image_seconds
-        self._contained = limits.ContainerReads(task.options.image_seconds, task.depth)
+        self._contained = limits.ContainerReads(task.options.image_seconds, task.resources.depth)
         self._packs, self._max_read_errors = source_spec(task.recipe).packs, task.max_read_errors
         self._metadata = source_spec(task.recipe).kinds
         self._last_counts = source_spec(task.recipe).last_counts
-        device = choose_device(task.options.device)
         spec = extract_spec(task.recipe)
+        device = worker_device(task.options.device) if spec.gpu else torch.device("cpu")
+        self.device = device_name(device)
         self._zero_means = spec.zero_means
         self._extractor: Extractor = spec.build(store, device)
         self._encoder = _encoder(task.recipe, self._catalog)
@@ -122,6 +135,7 @@ class ExtractWorker:
                 self._stats.add(f"rejected:{category(reject.reason)}")
         for name in self._metadata:
             self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
+        self._stats.add(f"{DEVICE}{self.device}", not reused)
         self._stats.add("images", len(described.images) if not reused else 0)
         self._stats.add("reused", len(described.images) if reused else 0)
         self._stats.add("rejected", record.rejected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
@@ -53,18 +54,19 @@ class FillTask:
     """Work for a runner: from a FillItem to what was filled.
 
     kinds: that are filled. device: cpu; auto, where distances take most of the time of a fill; or cuda, which is an
-    error where there is none.
+    error where there is none. memory: see fill_memory.
     """
 
     root: str
     recipe: Recipe
     kinds: tuple[str, ...] = ()
     device: str = "cpu"
+    memory: int = PROCESS_BYTES
 
     @property
-    def uses_gpu(self) -> bool:
-        """Unless it computes on the CPU anyway: each worker has a GPU of its own, where there are any."""
-        return self.device != "cpu"
+    def resources(self) -> Resources:
+        """The largest index shard, and the process; a GPU unless it computes on the CPU anyway."""
+        return Resources(gpu=self.device != "cpu", memory=self.memory)
 
     def open(self, threads: int) -> Callable[[FillItem], Filled]:
         """Find the device; UserError when it is not there, or not what a kind needs."""
@@ -140,3 +142,17 @@ def groups(descriptors: pa.Table, places: Ints, max_rows: int) -> list[Ints]:
             held = 0
         held += rows
     return [places[start:end] for start, end in pairwise([*cuts, len(places)]) if end > start]
+
+
+def fill_memory(recipe: Recipe, descriptors: pa.Table, wanted: Mapping[str, Sequence[Ints]]) -> int:
+    """Return the bytes of memory, about, that the largest of the index shards to be filled takes in a worker.
+
+    wanted: for each kind the groups of places in the table `descriptors`.
+    """
+    counts = descriptors["rows"].to_numpy()
+    rows, dim = max(1, int(counts.sum())), int(descriptors["dim"][0].as_py())
+    largest = 0
+    for kind, runs in wanted.items():
+        spec = index_spec(recipe, kind).resolve(rows=rows, dim=dim)
+        largest = max([largest, *(spec.fill_bytes(int(counts[places].sum()), dim) for places in runs)])
+    return PROCESS_BYTES + largest

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.storage import open_store
 from pipeline.core.types import DescriptorFile, Ints
 from pipeline.publish.catalog import Catalog
@@ -66,7 +67,7 @@ class FindRowsTask:
     root: str
     digests: tuple[str, ...] = ()
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> FindRowsTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorBatch, DescriptorFile, Shard
@@ -24,7 +25,7 @@ from pipeline.features.usable import usable
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.fetch import readers
-from pipeline.stages.sample import finite, read_sample, seeded_order
+from pipeline.stages.sample import finite, read_sample, sample_bytes, seeded_order
 from pipeline.table import DescriptorReader
 from pipeline.whiten import Moments, WhitenSpec, fit_pca
 
@@ -42,7 +43,7 @@ class MomentsTask:
 
     root: str
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> MomentsTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""
@@ -61,12 +62,19 @@ class MomentsTask:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookTask:
-    """Work for a runner: from the files of sampled local descriptors to the Artifact of the codebook."""
+    """Work for a runner: from the files of sampled local descriptors to the Artifact of the codebook.
+
+    dim: of the local descriptors.
+    """
 
     root: str
     encode: EncodeSpec
+    dim: int = 0
 
-    uses_gpu = False
+    @property
+    def resources(self) -> Resources:
+        """The sample, as it is read and as k-means takes it, and the process."""
+        return Resources(memory=PROCESS_BYTES + sample_bytes(self.encode.sample_rows, self.dim))
 
     def open(self, threads: int) -> CodebookTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core import staging
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats
 from pipeline.features.encoding import Encoder
@@ -49,7 +50,7 @@ class FitDriftTask:
     root: str
     recipe: Recipe
 
-    uses_gpu = False
+    resources = Resources(memory=PROCESS_BYTES)
 
     def open(self, threads: int) -> FitDriftTask:  # noqa: ARG002 - part of the protocol
         """Nothing to load."""

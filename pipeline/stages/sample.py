@@ -64,6 +64,15 @@ def read_sample(catalog: Catalog, files: Sequence[DescriptorFile], rows: int, se
     return sample
 
 
+COPIES = 2
+"""A sample in float32, and its parts before they are joined, or the same rotated when an index is trained."""
+
+
+def sample_bytes(rows: int, dim: int) -> int:
+    """Return the bytes of memory that a sample of so many vectors takes where it is read and learned from."""
+    return COPIES * np.dtype(np.float32).itemsize * rows * dim
+
+
 def finite(vectors: Floats) -> Floats:
     """Return the vectors (n, d) that are finite: earlier releases stored others, which nothing can be learned from."""
     rows = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)

@@ -6,7 +6,7 @@ The sample depends on the files and the seed only. A completion record, keyed by
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipeline.core import staging
 from pipeline.core.errors import UserError
+from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.specs import digest_of
 from pipeline.core.storage import open_store
 from pipeline.core.threads import limited
@@ -26,7 +27,7 @@ from pipeline.publish import manifests
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.stages.computed import Computed
-from pipeline.stages.sample import read_sample, sample_files
+from pipeline.stages.sample import read_sample, sample_bytes, sample_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +52,19 @@ class TrainTask:
     """Work for a runner: from a TrainItem to what was trained.
 
     device: cpu; auto, for kinds that are quicker to train on a GPU; or cuda, which is an error where there is none.
+    memory: see train_memory.
     """
 
     root: str
     recipe: Recipe
     device: str = "cpu"
+    memory: int = PROCESS_BYTES
     seed: int = 0
 
     @property
-    def uses_gpu(self) -> bool:
-        """Unless it computes on the CPU anyway."""
-        return self.device != "cpu"
+    def resources(self) -> Resources:
+        """The largest sample, and the process; a GPU unless it computes on the CPU anyway."""
+        return Resources(gpu=self.device != "cpu", memory=self.memory)
 
     def open(self, threads: int) -> Callable[[TrainItem], Trained]:
         """Find the device; UserError when it is not there."""
@@ -114,8 +117,6 @@ def finite(sample: Floats) -> Floats:
 
 TRAIN_BYTES = 4 << 30
 """Budget of a training, unless one is stated."""
-COPIES = 2
-"""The sample in float32, and the same rotated."""
 
 
 def train_item(
@@ -140,6 +141,11 @@ def train_item(
         # Each index shard that is loaded has the trained part, which the rows do not share.
         trained = resolved.loaded_bytes(0, dim)
         resolved = spec.resolve(rows=rows, dim=dim, memory_bytes=memory_bytes - (shards - 1) * trained)
-    most = max(1, train_bytes // (COPIES * np.dtype(np.float32).itemsize * dim))
+    most = max(1, train_bytes // sample_bytes(1, dim))
     wanted = min(rows, resolved.sample_rows(rows), most)
     return TrainItem(spec=resolved, files=sample_files(descriptors, wanted, seed), rows=wanted)
+
+
+def train_memory(items: Iterable[TrainItem]) -> int:
+    """Return the bytes of memory that the largest of some trainings takes in a worker."""
+    return PROCESS_BYTES + max((sample_bytes(item.rows, item.files[0].dim) for item in items), default=0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.core.resources import Resources
 from pipeline.run.ray import RayOptions, RayRunner
 
 SECONDS, ITEMS_PER_WORKER, MOST = 0.25, 40, 16
@@ -26,7 +27,7 @@ SECONDS, ITEMS_PER_WORKER, MOST = 0.25, 40, 16
 class Sleep:
     """Sleeps for the item's seconds."""
 
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[float], float]:
         return self.run
@@ -48,7 +49,7 @@ def ideal(items: list[float], workers: int) -> float:
 def warm(runner: RayRunner, workers: int) -> None:
     """Return when all workers have started: a process takes seconds of a core, of which there are few here."""
     seconds = 0.5
-    while sum(len(idle) for idle in runner._idle.values()) < workers:
+    while len(runner._idle) < workers:
         list(runner.map(Sleep(), [seconds] * workers))
         seconds *= 2
 

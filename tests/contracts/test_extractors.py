@@ -102,6 +102,23 @@ def test_company_changes_no_vector(extractor: Extractor, sample: Callable[[int],
             np.testing.assert_allclose(alone.boxes, mine.boxes)
 
 
+def test_a_kind_says_whether_it_computes_on_a_gpu(
+    spec: ExtractSpec, extractor: Extractor, sample: Sample, tmp_path: Path
+) -> None:
+    """A kind that computes on no device gives the same on any; on "meta" a network has no values."""
+    nowhere = torch.device("meta")
+    if spec.gpu:
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            vectors_of(spec.build(LocalStore(str(tmp_path)), nowhere), sample)
+        return
+    elsewhere = spec.build(LocalStore(str(tmp_path)), nowhere)
+    np.testing.assert_array_equal(vectors_of(elsewhere, sample), vectors_of(extractor, sample))
+
+
+def vectors_of(extractor: Extractor, sample: Sample) -> np.ndarray:
+    return extractor.extract([extractor.prepare(sample(seed)) for seed in range(2)]).vectors
+
+
 def test_local_descriptors_say_where_they_are(extractor: Extractor, spec: ExtractSpec, sample: Sample) -> None:
     image = extractor.prepare(sample(1))
     batch = extractor.extract([image])

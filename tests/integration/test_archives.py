@@ -28,7 +28,7 @@ from pipeline.rejects import read_rejects
 from pipeline.search.engine import SearchIndex
 from pipeline.search.originals import Originals
 from pipeline.search.query import QueryExtractor
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 from tests.builders import images, jpeg, run, tar_bytes, write_files
 from tests.serve.served import served
 

@@ -22,7 +22,7 @@ from pipeline.publish.lists import load_lists
 from pipeline.rejects import read_rejects
 from pipeline.search.engine import SearchIndex, SearchOptions
 from pipeline.search.query import QueryExtractor
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 from tests.builders import QUICK, images, jpeg, run, tar_bytes, write_files
 from tests.faulty import Watched
 

@@ -24,7 +24,7 @@ from pipeline.core.types import Floats
 from pipeline.search.engine import Hit, SearchIndex, SearchOptions
 from pipeline.search.find import find
 from pipeline.search.query import QueryExtractor
-from pipeline.stages.describe import choose_device
+from pipeline.stages.device import choose_device
 from pipeline.table import DescriptorReader
 from tests.builders import encoded, run, tar_bytes, write_files
 

@@ -16,6 +16,7 @@ from jobs.index import IndexOptions, run_index
 from jobs.recipe import RecipeOptions
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.local import LocalStore
+from pipeline.core.resources import Resources
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.run.inline import InlineRunner
@@ -48,8 +49,7 @@ class Swapped:
     task: Any
     here: Path
     there: Path
-    depth = 1
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[Any], Any]:
         kept = self.here.with_name("kept")

@@ -81,6 +81,9 @@ class PretendingRunner:
                 )
             yield Outcome(item=item, value=value)
 
+    def room(self, task: Any) -> int:
+        return 1
+
     def progress(self, phase: str, pending: int, seconds: float) -> None: ...
 
     def close(self) -> None: ...
@@ -93,7 +96,7 @@ def asked(rows: int, device: str, *kinds: IndexSpec) -> dict[tuple[str, str], tu
     shards = build_indexes(options, recipe(*kinds), collection(rows), runner, Reporter(io.StringIO()))
     assert shards.num_rows == len(kinds) * -(-rows // 2_000_000)
     return {
-        ("train" if isinstance(task, TrainTask) else "fill", kind): (task.uses_gpu, task.device)
+        ("train" if isinstance(task, TrainTask) else "fill", kind): (task.resources.gpu, task.device)
         for task, kinds in runner.tasks
         for kind in kinds
     }

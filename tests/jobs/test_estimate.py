@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,9 @@ from jobs.progress import Reporter
 from pipeline.core.errors import UserError
 from pipeline.core.types import DescriptorFile, Shard
 from pipeline.publish.packing import Packing
-from pipeline.stages.extract import ExtractWorker
+from pipeline.run.inline import InlineRunner
+from pipeline.stages.extract import ExtractTask, ExtractWorker
+from pipeline.stages.trial import TrialTask
 from tests.builders import QUICK, images, run, tar_bytes, write_files
 
 ALL = replace(QUICK, indexes=("flat", "ivfpq", "lsh"))
@@ -76,3 +79,40 @@ def test_the_trial_counts_no_second_twice(tmp_path: Path, monkeypatch: pytest.Mo
     dry(write_files(tmp_path / "src", images(40)), tmp_path / "root")
     assert len(spans) == 5
     assert all(end <= start for (_, end), (start, _) in pairwise(sorted(spans))), "shards of a trial do not overlap"
+
+
+class Elsewhere(InlineRunner):
+    """Notes what it carries out; there is room for seven workers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[Any] = []
+
+    def map(self, task: Any, items: Iterable[Any]) -> Iterator[Any]:
+        self.tasks.append(task)
+        return super().map(task, items)
+
+    def room(self, task: Any) -> int:
+        return 7
+
+
+def test_the_trial_is_carried_out_by_the_runner_of_the_run(tmp_path: Path) -> None:
+    source = write_files(tmp_path / "src", {**images(20), "bad.jpg": b"no image"})
+    runner = Elsewhere()
+    options = IndexOptions(
+        source=str(source), root=str(tmp_path / "root"), recipe=ALL, packing=Packing(files=8), dry_run=True
+    )
+    told = run_index(options, Reporter(io.StringIO()), runner).estimate
+    (task,) = runner.tasks
+    assert isinstance(task, TrialTask)
+    real = ExtractTask(root="", location="", recipe=task.recipe)
+    assert task.resources == replace(real.resources, depth=1), "a worker of the run, and one shard at a time"
+    assert (told["workers"], told["device"]) == (7, "cpu")
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_trial_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    dry(write_files(tmp_path / "src", images(10)), tmp_path / "root")
+    assert [path for path in (tmp_path / "scratch").rglob("*") if "trial-" in path.name] == []

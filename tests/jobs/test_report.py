@@ -135,6 +135,8 @@ def test_runs_and_history_are_told_newest_first(story: Told) -> None:
     assert page.words.index("2 20") < page.words.index("1 20")
     runs = page.words[page.words.index("The last runs, the newest first") :]
     assert runs.index("2 index") < runs.index("1 index")
+    assert "device" in runs
+    assert "cpu" in runs
 
 
 def test_queries_may_come_from_a_folder(root: Path, tmp_path: Path) -> None:

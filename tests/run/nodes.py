@@ -86,7 +86,7 @@ class Nodes:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.environment = {**os.environ, **token, "PATH": path, **self.environment}
-        self._port, self._ip = free_port(), ""
+        self.port, self._ip = free_port(), ""
         if self.apart:
             self._ip, bridge = f"{BRIDGE}.1", f"slb{self.tag}"
             ip("link", "add", bridge, "type", "bridge")
@@ -94,15 +94,25 @@ class Nodes:
             ip("addr", "add", f"{self._ip}/24", "dev", bridge)
             ip("link", "set", bridge, "up")
 
-    def head(self, cpus: int = 1, gpus: int = 0, *, dashboard: bool = False) -> Node:
-        """Start the head, which stays in this namespace; with a dashboard jobs can be submitted to `jobs`."""
+    def head(
+        self, cpus: int = 1, gpus: int = 0, *, dashboard: bool = False, types: dict[str, Any] | None = None
+    ) -> Node:
+        """Start the head, which stays in this namespace; with a dashboard jobs can be submitted to `jobs`.
+
+        types: of nodes that Ray's autoscaler starts on this machine when they are asked for.
+        """
         there = [f"--node-ip-address={self._ip}"] if self._ip else []
+        if types is not None:
+            config = self.folder / "autoscaling.json"
+            config.write_text(json.dumps(autoscaling(types, cpus, f"127.0.0.1:{self.port}")))
+            there = ["--node-ip-address=127.0.0.1", f"--autoscaling-config={config}"]
+            self.environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
         port = free_port()
         shown = ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"] if dashboard else []
         shown = shown or ["--include-dashboard=false"]
-        node = self._start(["--head", f"--port={self._port}", *shown, *there], cpus, gpus, [])
+        node = self._start(["--head", f"--port={self.port}", *shown, *there], cpus, gpus, [])
         self.jobs = f"http://127.0.0.1:{port}"
-        self.address = f"{self._ip or self._own_address()}:{self._port}"
+        self.address = f"{self._ip or self._own_address()}:{self.port}"
         return node
 
     def add(self, cpus: int = 1, gpus: int = 0, *, apart: bool | None = None) -> Node:
@@ -190,6 +200,32 @@ class Nodes:
     def _own_address(self) -> str:
         text = (self.folder / "node0.log").read_text()
         return next(line.rsplit(maxsplit=1)[1] for line in text.splitlines() if "Local node IP" in line)
+
+
+def autoscaling(types: dict[str, Any], cpus: int, address: str) -> dict[str, Any]:
+    """The configuration of an autoscaler whose nodes are processes of this machine."""
+    head = {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0}
+    lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
+    commands = ("", "head_", "worker_")
+    return {
+        "cluster_name": "fake",
+        "max_workers": 10,
+        "upscaling_speed": 100.0,
+        "idle_timeout_minutes": 10,
+        "provider": {
+            "type": "fake_multinode",
+            "launch_multiple": True,
+            "gcs_address": address,
+            "head_node_id": "f" * 51 + "00000",
+        },
+        "available_node_types": {"head": head, **types},
+        "head_node_type": "head",
+        **{name: {} for name in ("file_mounts", "auth", "docker")},
+        **{name: [] for name in lists},
+        **{f"{place}setup_commands": [] for place in commands},
+        **{f"{place}start_ray_commands": [] for place in commands if place},
+        "file_mounts_sync_continuously": False,
+    }
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[dict[str, Any], str]:

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.runners import RunnerOptions, open_crew
 from pipeline.core.errors import UserError
+from pipeline.core.resources import Resources
 from pipeline.run.inline import InlineCrew
 
 
@@ -17,7 +18,7 @@ class Times:
 
     number: int
     closed: list[int] = field(default_factory=list)
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Opened:
         if not self.number:

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError
 from pipeline.core.limited_pool import HungError
+from pipeline.core.resources import Resources
 from pipeline.core.types import Fault
 from pipeline.run.faults import fault_of
 from pipeline.run.inline import InlineRunner
@@ -45,7 +46,10 @@ class Sick:
 
     at: int
     depth: int = 1
-    uses_gpu = False
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(depth=self.depth)
 
     def open(self, threads: int) -> Callable[[int], int]:
         broken: list[int] = []
@@ -72,7 +76,10 @@ class Refused:
 
     error: SightlineError
     depth: int = 1
-    uses_gpu = False
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(depth=self.depth)
 
     def open(self, threads: int) -> Callable[[int], int]:
         def call(number: int) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import platform
 import re
@@ -16,8 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
+from jobs.index import IndexOptions, run_index
+from jobs.progress import Reporter
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import PlaceError, UserError
+from pipeline.core.resources import Resources
 from pipeline.table import DescriptorReader
 from tests.builders import QUICK, images, run, write_files
 from tests.test_infra import exported
@@ -55,7 +59,7 @@ class Work:
     deadly: int = -1
     always: bool = False
     broken: bool = False
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
@@ -98,8 +102,7 @@ class Overlapping:
     """Two items per worker; says how many were under way. One item kills its process whatever its company."""
 
     deadly: int = -1
-    uses_gpu = False
-    depth = 2
+    resources = Resources(depth=2)
 
     def open(self, threads: int) -> Callable[[int], int]:
         lock, under_way = threading.Lock(), [0]
@@ -211,6 +214,17 @@ def test_what_a_run_did_is_exported_and_in_its_report(runner, tmp_path: Path) ->
             text = answer.read().decode()
     assert {name for name in wanted if name not in text} == set()
     assert re.search(r'ray_sightline_rejects_total\{[^}]*reason="[a-z]', text)
+
+
+def test_the_trial_of_a_dry_run_is_a_worker_s(runner, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = write_files(tmp_path / "src", images(8))
+    options = IndexOptions(
+        source=str(source), root=str(tmp_path / "root"), recipe=QUICK, runner=RunnerOptions(kind="ray"), dry_run=True
+    )
+    told = run_index(options, Reporter(io.StringIO())).estimate
+    assert (told["device"], told["trial"]["images"]) == ("cpu", 8)
+    assert told["workers"] >= 1
+    assert not (tmp_path / "root").exists()
 
 
 def kill_a_busy_worker(root: Path, killed: list[int]) -> None:

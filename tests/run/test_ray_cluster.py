@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.core.resources import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
 
@@ -20,7 +21,7 @@ class Where:
     """Sleeps, and tells which process, node and GPUs it ran on."""
 
     seconds: float = 0.1
-    uses_gpu: bool = False
+    resources: Resources = field(default_factory=Resources)
 
     def open(self, threads: int) -> Callable[[int], tuple[int, str, str]]:
         return self.run
@@ -56,11 +57,11 @@ def runner(**options: Any) -> Any:
 def test_each_worker_sees_its_own_gpu_and_the_others_see_none(cluster: Any) -> None:
     cluster.add_node(num_cpus=4, num_gpus=2)
     one = runner()
-    outcomes = list(one.map(Where(uses_gpu=True), range(12)))
+    outcomes = list(one.map(Where(resources=Resources(gpu=True)), range(12)))
     seen = {outcome.value[0]: outcome.value[2] for outcome in outcomes}
     assert sorted(seen.values()) == ["0", "1"], "one worker per GPU"
     one.close()
-    outcomes = list(runner(gpus_per_worker=0.5).map(Where(uses_gpu=True), range(24)))
+    outcomes = list(runner(gpus_per_worker=0.5).map(Where(resources=Resources(gpu=True)), range(24)))
     assert len({outcome.value[0] for outcome in outcomes}) > 2, "fractions share a GPU"
     outcomes = list(runner(workers=2).map(Where(), range(6)))
     assert {outcome.value[2] for outcome in outcomes} == {""}, "who asked for no GPU sees none"
@@ -69,7 +70,7 @@ def test_each_worker_sees_its_own_gpu_and_the_others_see_none(cluster: Any) -> N
 def test_workers_of_one_phase_do_not_starve_those_of_the_next(cluster: Any) -> None:
     cluster.add_node(num_cpus=1, num_gpus=1)
     one = runner()
-    assert len(list(one.map(Where(uses_gpu=True), range(2)))) == 2
+    assert len(list(one.map(Where(resources=Resources(gpu=True)), range(2)))) == 2
     both = runner(workers=2)
     both._idle = one._idle
     assert len({outcome.value[1] for outcome in both.map(Where(seconds=0.5), range(6))}) == 2, "both CPUs are used"
@@ -77,7 +78,7 @@ def test_workers_of_one_phase_do_not_starve_those_of_the_next(cluster: Any) -> N
 
 def test_gpus_that_a_cluster_does_not_have_are_refused_in_one_line(cluster: Any) -> None:
     with pytest.raises(UserError, match="the cluster has no GPU"):
-        list(runner(gpus_per_worker=1.0).map(Where(uses_gpu=True), range(3)))
+        list(runner(gpus_per_worker=1.0).map(Where(resources=Resources(gpu=True)), range(3)))
 
 
 def test_more_workers_are_used_as_nodes_arrive_and_fewer_do_not_stop_a_run(cluster: Any) -> None:

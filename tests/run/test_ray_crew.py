@@ -22,7 +22,9 @@ import pytest
 from jobs.opened import open_search
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import UnavailableError, UserError
+from pipeline.core.resources import Resources
 from pipeline.core.specs import kinds
+from pipeline.core.threads import usable_cores
 from pipeline.search.engine import SearchIndex, SearchOptions
 from tests.builders import images, run, write_files
 from tests.life import THOROUGH
@@ -57,8 +59,7 @@ class Moody:
     number: int
     folder: str
     broken: bool = False
-    uses_gpu = False
-    memory = 50 << 20
+    resources = Resources(memory=50 << 20)
 
     def open(self, threads: int) -> Callable[[str], Any]:
         if self.broken:
@@ -99,7 +100,7 @@ def test_answers_are_whole_or_an_error(ray_here: None, tmp_path: Path) -> None:
 
     mine = crew(tmp_path)
     assert mine.ask("plain") == [0, 1]
-    assert mine.ask("threads") == [max(1, (os.cpu_count() or 1) // 2)] * 2
+    assert mine.ask("threads") == [max(1, usable_cores() // 2)] * 2
     with pytest.raises(UserError, match="ask something else"):
         mine.ask("wrong")
     assert mine.ask("once") == [0, 1], "the one that died was asked again"
@@ -229,7 +230,7 @@ def test_shares_that_fill_a_node_are_on_nodes_of_their_own_and_wait_for_one_when
 class Greedy(Moody):
     """Wants more memory than there is."""
 
-    memory = 1 << 50
+    resources = Resources(memory=1 << 50)
 
 
 def test_ray_is_shut_down_by_its_last_user_and_one_machine_is_not_asked_for_more_than_it_has(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import SightlineError
+from pipeline.core.resources import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
 STICKY = "CUDA error: an illegal memory access was encountered"
@@ -25,7 +26,7 @@ class Sticky:
     folder: str = ""
     where: tuple[str, ...] = ()
     opening: bool = False
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], tuple[int, int]]:
         import ray
@@ -52,7 +53,7 @@ class Sticky:
 class Unpicklable:
     """Cannot be unpickled by a worker, as a task of another release; the first times, or always."""
 
-    uses_gpu = False
+    resources = Resources()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fail, ()

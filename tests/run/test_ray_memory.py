@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.core.resources import Resources
+
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(240)]
 ROOM = 2 << 30
 
@@ -20,7 +22,7 @@ class Hungry:
     """Takes more memory than there may be in use, the first time it meets item 3."""
 
     folder: str
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], int]:
         def call(number: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs import cli
 from pipeline.core.storage import open_store
@@ -115,6 +117,10 @@ def inline(*arguments: str) -> None:
     assert cli.run(["index", *arguments]) == 0
 
 
+ON_CPU = ("--device", "cpu", "--gpus-per-worker", "1")
+"""Workers are pinned to logical GPUs, and compute on the CPU: no card is behind them."""
+
+
 @pytest.mark.s3
 def test_three_nodes_with_gpus_publish_to_s3_what_one_process_does(
     nodes: Nodes, bucket: str, museum: Path, real_data: Path
@@ -127,7 +133,7 @@ def test_three_nodes_with_gpus_publish_to_s3_what_one_process_does(
     nodes.head(cpus=1)
     nodes.add(cpus=1, gpus=1)
     nodes.add(cpus=1, gpus=1)
-    report, _ = nodes.index(f"{bucket}/src", f"{bucket}/three", *recipe)
+    report, _ = nodes.index(f"{bucket}/src", f"{bucket}/three", *recipe, *ON_CPU)
     assert (report["images"]["indexed"], report["set_aside"]) == (287, {})
     inline(f"{bucket}/src", f"{bucket}/one", *recipe)
     assert content(f"{bucket}/three") == content(f"{bucket}/one")
@@ -140,7 +146,7 @@ def test_nodes_in_namespaces_of_their_own_publish_what_one_process_does(
     apart.head(cpus=0)
     apart.add(cpus=1, gpus=1)
     apart.add(cpus=1, gpus=1)
-    apart.index(str(museum), str(tmp_path / "three"), *quick)
+    apart.index(str(museum), str(tmp_path / "three"), *quick, *ON_CPU)
     assert content(str(tmp_path / "three")) == undisturbed
 
 
@@ -255,6 +261,20 @@ def test_ray_calls_that_fail_change_nothing(
         assert "a worker was lost" in said, "the fault was met"
     assert (report["images"]["indexed"], report["set_aside"]) == (287, {})
     assert content(str(root)) == undisturbed
+
+
+def test_workers_that_cannot_use_their_gpus_end_the_run_with_one_line(
+    nodes: Nodes, museum: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU that they could use")
+    nodes.head(cpus=2, gpus=2)
+    run = nodes.start_index(str(museum), str(tmp_path / "root"), *quick)
+    _, said = run.communicate(timeout=240)
+    assert run.returncode == 1
+    last = said.strip().splitlines()[-1]
+    assert re.search(r"a worker was given GPU [01] and cannot use it: .*; mend it, or choose --device cpu", last), said
+    assert "Traceback" not in said
 
 
 def test_the_token_is_wanted(nodes: Nodes, tmp_path: Path) -> None:

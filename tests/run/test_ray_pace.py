@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.resources import Resources
 from pipeline.core.types import TimeLimit
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -26,7 +27,7 @@ class Limited:
     """A task with a limit of so many seconds."""
 
     seconds: float
-    uses_gpu = False
+    resources = Resources()
 
     def limit(self, item: Any) -> TimeLimit:
         return TimeLimit(seconds=self.seconds)
@@ -46,8 +47,9 @@ def pace(done: Iterable[tuple[float, int]], **speculation: float) -> Any:
 
 def member() -> Any:
     from pipeline.run.ray.crew import Member
+    from pipeline.run.ray.shapes import Shape
 
-    return Member(actor=None, gpus=0.0)
+    return Member(actor=None, shape=Shape(cpus=1))
 
 
 def under_way(*rows: tuple[Any, Any, float]) -> dict[Any, Any]:

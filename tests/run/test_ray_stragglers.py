@@ -16,9 +16,10 @@ import pytest
 
 from jobs.index import IndexOptions, run_index
 from jobs.progress import Reporter
+from pipeline.core.resources import Resources
 from pipeline.core.types import Outcome, TimeLimit
 from pipeline.publish.packing import Packing
-from pipeline.run.base import depth_of, limit_of, name_of
+from pipeline.run.base import limit_of, name_of
 from pipeline.stages.describe import ExtractOptions
 from tests.builders import QUICK, images, run, write_files
 from tests.run.test_ray import published
@@ -55,7 +56,7 @@ class Hanging:
     hang: dict[int, int]
     goes_on: float = FOR_EVER
     seconds: float = 0.0
-    uses_gpu = False
+    resources = Resources()
 
     def limit(self, item: int) -> TimeLimit:
         return TimeLimit(seconds=self.seconds, option="--shard-timeout")
@@ -121,12 +122,9 @@ class HangsOnce:
         return name_of(self.task)
 
     @property
-    def uses_gpu(self) -> bool:
-        return bool(self.task.uses_gpu)
-
-    @property
-    def depth(self) -> int:
-        return depth_of(self.task)
+    def resources(self) -> Resources:
+        resources: Resources = self.task.resources
+        return resources
 
     def limit(self, item: Any) -> TimeLimit:
         return limit_of(self.task, item)
@@ -160,6 +158,10 @@ class Disturbed:
         for outcome in self.inner.map(HangsOnce(task, self.folder), items):
             self.outcomes.append(outcome)
             yield outcome
+
+    def room(self, task: Any) -> int:
+        room: int = self.inner.room(task)
+        return room
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """Nobody listens."""

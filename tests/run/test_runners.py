@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from jobs.runners import RunnerOptions, open_runner
 from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.resources import Resources
+from pipeline.core.threads import usable_cores
 from pipeline.core.types import TimeLimit
 from pipeline.run.inline import InlineRunner
 
@@ -18,7 +21,7 @@ class Halve:
     """Halves even numbers, refuses odd ones; cannot be opened when broken."""
 
     broken: bool = False
-    uses_gpu = False
+    resources = Resources()
 
     def open(self, threads: int) -> Callable[[int], int]:
         if self.broken:
@@ -69,8 +72,7 @@ class Two:
     """Two items at a time."""
 
     function: Pair = field(default_factory=Pair)
-    uses_gpu = False
-    depth = 2
+    resources = Resources(depth=2)
 
     def open(self, threads: int) -> Pair:
         return self.function
@@ -96,7 +98,10 @@ class Late:
     seconds: float
     depth: int = 1
     never: threading.Event = field(default_factory=threading.Event)
-    uses_gpu = False
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(depth=self.depth)
 
     def limit(self, item: float) -> TimeLimit:
         return TimeLimit(seconds=self.seconds, option="--shard-timeout")
@@ -122,3 +127,29 @@ def test_an_item_that_does_not_end_ends_an_inline_run_with_one_line(depth: int) 
 def test_an_item_may_wait_for_the_one_before_it_and_without_a_limit_for_ever() -> None:
     assert [o.value for o in InlineRunner().map(Late(0.5, 2), [0.6, 0.6])] == [0.6, 0.6]
     assert [o.value for o in InlineRunner().map(Late(0.0), [0.3])] == [0.3]
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Says how many it may use."""
+
+    resources = Resources()
+
+    def open(self, threads: int) -> Callable[[int], int]:
+        return lambda _: threads
+
+
+def test_a_task_has_the_cores_that_its_process_may_use_or_as_many_threads_as_are_stated() -> None:
+    assert [outcome.value for outcome in InlineRunner().map(Threads(), [1])] == [usable_cores()]
+    (outcome,) = open_runner(RunnerOptions(cpus_per_worker=5)).map(Threads(), [1])
+    assert outcome.value == 5
+
+
+@pytest.mark.parametrize(
+    ("stated", "device", "gpus"),
+    [(None, "auto", None), (None, "cuda", None), (None, "cpu", 0.0), (1.0, "cpu", 1.0), (0.0, "auto", 0.0)],
+)
+def test_a_run_that_is_to_use_the_cpu_holds_no_gpu_unless_it_is_told_to(
+    stated: float | None, device: str, gpus: float | None
+) -> None:
+    assert RunnerOptions(gpus_per_worker=stated).on(device).gpus_per_worker == gpus

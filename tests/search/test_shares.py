@@ -18,6 +18,7 @@ from jobs.recipe import RecipeOptions
 from jobs.runners import RunnerOptions
 from pipeline.core.errors import UserError
 from pipeline.core.local import LocalStore
+from pipeline.core.resources import PROCESS_BYTES
 from pipeline.core.specs import kinds
 from pipeline.core.types import Floats
 from pipeline.publish.catalog import Catalog
@@ -27,7 +28,7 @@ from pipeline.search.find import find
 from pipeline.search.merge import Candidates
 from pipeline.search.parts import PartQuery
 from pipeline.search.query import QueryExtractor
-from pipeline.search.shares import PROCESS_BYTES, Question, SharedParts, share_tasks
+from pipeline.search.shares import Question, SharedParts, share_tasks
 from tests.builders import encoded, run, write_files
 from tests.shared_root import DIM, ROWS, publish_vectors
 

@@ -14,12 +14,15 @@ import pytest
 from jobs.index import IndexOptions, run_index
 from jobs.recipe import RecipeOptions, build_recipe
 from jobs.same_root import RootChecked
-from pipeline.core.types import DescriptorFile, Shard
+from pipeline.core.types import Artifact, DescriptorFile, Shard
+from pipeline.extract.hog import Spec as HogSpec
+from pipeline.extract.pooled import Spec as PooledSpec
 from pipeline.publish.packing import Packing
 from pipeline.run.base import limit_of, name_of
 from pipeline.run.inline import InlineRunner
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.extract import ExtractTask
+from pipeline.stages.kinds import extract_spec
 from tests.faulty import Watched
 from tests.life import in_memory, quiet
 
@@ -132,7 +135,7 @@ def test_options_of_a_task_decide_how_many_shards_a_worker_takes() -> None:
     with in_memory() as here:
         recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
-        assert (task.depth, replace(task, options=ExtractOptions(overlap=False)).depth) == (2, 1)
+        assert (task.resources.depth, replace(task, options=ExtractOptions(overlap=False)).resources.depth) == (2, 1)
 
 
 def test_the_limit_of_a_shard_grows_with_its_size_and_may_be_none() -> None:
@@ -150,3 +153,20 @@ def test_the_limit_of_a_shard_grows_with_its_size_and_may_be_none() -> None:
 
         assert [limit(3600.0, size) for size in (0, 100_000_000)] == pytest.approx([3960.0, 5060.0])
         assert limit(0.0, 100_000_000) == 0.0
+
+
+def test_a_worker_asks_for_what_its_recipe_needs() -> None:
+    with in_memory() as here:
+        recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
+        task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
+        assert task.resources.gpu == extract_spec(recipe).gpu
+        hog = replace(task, recipe=recipe.model_copy(update={"extractor": HogSpec()}))
+        assert not hog.resources.gpu, "a kind without a network holds no GPU"
+        weights = Artifact(uri="artifacts/x", sha256="0" * 64, bytes=100 << 20)
+        pooled = replace(
+            task, recipe=recipe.model_copy(update={"extractor": PooledSpec(backbone="resnet50", weights=weights)})
+        )
+        assert pooled.resources.gpu
+        assert pooled.resources.memory - hog.resources.memory > 2 * weights.bytes
+        smaller = replace(task, options=ExtractOptions(in_flight=64 << 20))
+        assert task.resources.memory - smaller.resources.memory == 3 * (448 << 20), "decoded, waiting, described"

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.core.resources import PROCESS_BYTES
 from pipeline.core.types import Artifact, DescriptorFile
 from pipeline.index.ivfpq import Spec
 from pipeline.publish import manifests
-from pipeline.stages.sample import SPREAD
-from pipeline.stages.train_index import COPIES, finite, train_item
+from pipeline.stages.sample import COPIES, SPREAD
+from pipeline.stages.train_index import finite, train_item, train_memory
 
 
 def files(count: int, rows: int, dim: int) -> list[DescriptorFile]:
@@ -44,3 +45,11 @@ def test_rows_of_a_sample_that_are_not_finite_are_left_out_and_refused_where_the
     assert finite(sample[:0]).shape == (0, 4)
     with pytest.raises(UserError, match="not finite"):
         finite(sample[[1, 3]])
+
+
+def test_a_training_asks_for_the_memory_of_its_sample() -> None:
+    table = manifests.descriptor_table(files(20_000, 5_000, 512))
+    item = train_item(Spec(), table, memory_bytes=None, train_bytes=1 << 30)
+    asked = train_memory([item]) - PROCESS_BYTES
+    assert 0.9 * (1 << 30) < asked <= 1 << 30
+    assert train_memory([]) == PROCESS_BYTES

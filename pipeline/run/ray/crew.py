@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pipeline.run.base import MAX_ATTEMPTS
+from pipeline.run.ray.shapes import Shape
 
 T = TypeVar("T")
 
@@ -16,12 +17,12 @@ T = TypeVar("T")
 class Member:
     """One worker: how many calls it has under way, and whether one of them must have it for itself.
 
-    node: where it runs, once it has opened the task. failures: items in a row that failed for no known reason. lost: it
-    is used no more, and what it has under way is lost with it.
+    shape: what it was started with. node: where it runs, once it has opened the task. failures: items in a row that
+    failed for no known reason. lost: it is used no more, and what it has under way is lost with it.
     """
 
     actor: Any
-    gpus: float
+    shape: Shape
     calls: int = 0
     opening: bool = True
     alone: bool = False

@@ -19,9 +19,10 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.errors import SightlineError, UnavailableError, UserError
+from pipeline.core.threads import usable_cores
 from pipeline.run.base import MAX_ATTEMPTS, Task, Tasks, describe
 from pipeline.run.ray.connection import Connection
-from pipeline.run.ray.runner import RayOptions
+from pipeline.run.ray.options import RayOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +47,7 @@ class _Holder:
     def __init__(self, task: Task[Any, Any], per_node: int) -> None:
         # Ray hides no GPU from a process that asked for none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._threads = max(1, (os.cpu_count() or 1) // per_node)
+        self._threads = max(1, usable_cores() // per_node)
         # Native libraries read it when they are loaded, which opening the task does: Ray would give them one thread.
         os.environ["OMP_NUM_THREADS"] = str(self._threads)
         self._task, self._lock = task, threading.Lock()
@@ -175,7 +176,7 @@ class RayCrew(Generic[T, R]):
                 warned = True
 
     def _fits(self) -> None:
-        wanted = sum(getattr(task, "memory", 0) for task in self._tasks)
+        wanted = sum(task.resources.memory for task in self._tasks)
         there = float(ray.cluster_resources().get("memory", 0))
         if wanted > there:
             raise UserError(
@@ -185,7 +186,7 @@ class RayCrew(Generic[T, R]):
             )
 
     def _start(self, task: Task[T, R]) -> Any:
-        wanted = {"num_cpus": 0, "memory": getattr(task, "memory", None), "scheduling_strategy": "SPREAD"}
+        wanted = {"num_cpus": 0, "memory": task.resources.memory or None, "scheduling_strategy": "SPREAD"}
         return HOLDER.options(**wanted).remote(task, self._per_node)
 
     @staticmethod
@@ -260,5 +261,5 @@ def _names(all_of: list[Any], some: list[Any]) -> str:
 
 
 def _want(tasks: Sequence[Task[Any, Any]]) -> str:
-    largest = max(getattr(task, "memory", 0) for task in tasks)
+    largest = max(task.resources.memory for task in tasks)
     return f"they want memory on their nodes, each up to {largest / 1e9:.1f} GB"

@@ -13,8 +13,10 @@ from collections import Counter
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.core.errors import SightlineError
-from pipeline.run.base import describe
+from pipeline.run.base import MAX_ATTEMPTS, describe
 
+OPENINGS_IN_A_ROW = 2
+"""The same for workers that cannot open their task there: no item is to blame for it."""
 IN_A_ROW = 8
 """Workers that a node may lose one after the other before it is left out: more than two items that kill whoever takes
 them, and little beside a node's work."""
@@ -26,28 +28,36 @@ class Losses:
 
     def __init__(self) -> None:
         self._in_a_row: Counter[str] = Counter()
+        self._openings: Counter[str] = Counter()
         self.excluded: set[str] = set()
 
     def finished(self, node: str) -> None:
         """Note that a node has finished an item."""
         self._in_a_row.pop(node, None)
 
-    def lost(self, node: str, reason: str, alive: set[str]) -> None:
+    def opened(self, node: str) -> None:
+        """Note that a worker has opened its task on a node."""
+        self._openings.pop(node, None)
+
+    def lost(self, node: str, reason: str, alive: set[str], *, opening: bool = False) -> None:
         """Note a loss. node: "" where no worker has been placed yet. Raises SightlineError when no node is left.
 
-        alive: the nodes of the cluster.
+        alive: the nodes that workers of the task can run on. opening: it could not open its task.
         """
         self._in_a_row[node] += 1
-        if self._in_a_row[node] < IN_A_ROW:
-            return
-        if node and alive - self.excluded - {node}:
-            log.warning("node %s lost %d workers in a row (%s): it is not used any more", node[:12], IN_A_ROW, reason)
+        self._openings[node] += opening
+        others = alive - self.excluded - {node}
+        sick = self._in_a_row[node] >= IN_A_ROW or self._openings[node] >= OPENINGS_IN_A_ROW
+        if node and others and sick:
+            count = self._in_a_row.pop(node)
+            log.warning("node %s lost %d workers in a row (%s): it is not used any more", node[:12], count, reason)
             self.excluded.add(node)
-            del self._in_a_row[node]
+            return
+        if self._in_a_row[node] < IN_A_ROW and self._openings[node] < MAX_ATTEMPTS:
             return
         raise SightlineError(
-            f"{IN_A_ROW} workers were lost in a row, the last one by: {reason}; nothing is published, mend the "
-            "cause and run the same command again, finished shards are not redone"
+            f"{self._in_a_row[node]} workers were lost in a row, the last one by: {reason}; nothing is published, "
+            "mend the cause and run the same command again, finished shards are not redone"
         )
 
     @property

@@ -2,8 +2,8 @@
 
 A worker that dies, or shows that it is broken, costs its item one attempt; so does an error of unknown cause. The
 item goes to another worker, up to MAX_ATTEMPTS, and a fresh worker takes the place of a lost one. So does one that
-takes longer than its limit; stragglers are issued again near the end, and the first outcome counts. Workers are asked
-for by the resources they need: those that cannot be placed yet show an autoscaler what is wanted, more are used as
+takes longer than its limit; stragglers are issued again near the end, and the first outcome counts. Workers ask for the
+resources they need (see placement.py): those that wait for a place show an autoscaler what is wanted, more are used as
 nodes arrive, and fewer do not stop a run. Items are pulled lazily, so a million shards are never queued. Pixels and
 vectors never travel: a shard goes in, a record comes out.
 """
@@ -11,25 +11,26 @@ vectors never travel: a shard goes in, a record comes out.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
 
-from pipeline.core.errors import SightlineError, UserError
+from pipeline.core.errors import SightlineError
 from pipeline.core.types import Outcome
 from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, limit_of, name_of, shown
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Ticket, Work, crew, first_call
 from pipeline.run.ray.losses import Losses, reason_of
 from pipeline.run.ray.metrics import DriverMetrics
-from pipeline.run.ray.stragglers import Pace, Speculation, drop, overdue
-from pipeline.run.ray.worker import WORKER, Opened
+from pipeline.run.ray.options import RayOptions
+from pipeline.run.ray.placement import Demand, Placement, is_in_the_way, options_of
+from pipeline.run.ray.shapes import Shape, places
+from pipeline.run.ray.stragglers import Pace, drop, overdue
+from pipeline.run.ray.worker import WORKER, Opened, Seat
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,19 +43,6 @@ LOOK_SECONDS = 5.0
 """How often the cluster is asked whether there is room for more workers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RayOptions:
-    """Where and with what workers run. workers 0 means one per GPU, or one per two CPUs where there is no GPU.
-
-    gpus_per_worker: None means 1 where there are GPUs; a number that the cluster can never give is a UserError.
-    """
-
-    address: str = ""
-    workers: int = 0
-    gpus_per_worker: float | None = None
-    speculation: Speculation = field(default_factory=Speculation)
-
-
 class RayRunner:
     """See pipeline.run.base.Runner. Starts a private local Ray when no address is given."""
 
@@ -62,23 +50,26 @@ class RayRunner:
 
     def __init__(self, options: RayOptions) -> None:
         self._options = options
-        self._idle: dict[float, list[Any]] = {}
+        self._idle: list[tuple[Shape, Any]] = []
         self._connection = Connection(options.address)
         self._metrics = DriverMetrics()
         self._losses = Losses()
+        self._placement, self._demand = Placement(options), Demand()
 
     def map(self, task: Task[T, R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
         """Yield outcomes as workers finish; at most `depth` items per worker are in flight."""
         work = Work(items)
         calls: dict[Any, Call[T]] = {}
         pace = Pace(self._options.speculation)
-        self._dismiss(but=self._gpus_per_worker(task))
+        if not work.waiting:
+            return
         try:
             while work.waiting or any(call.awaited for call in calls.values()):
                 self._recruit(task, calls, work)
                 members = crew(calls)
                 opening = sum(member.opening for member in members)
                 self._metrics.crew(name_of(task), busy=len(members) - opening, opening=opening)
+                self._placement.watch(members, self._demand)
                 ready, _ = ray.wait(list(calls), num_returns=1, timeout=LOOK_SECONDS)
                 for reference in ready:
                     yield from self._settle(reference, calls, task, work, pace)
@@ -86,6 +77,11 @@ class RayRunner:
         finally:
             for member in crew(calls):
                 ray.kill(member.actor)
+
+    def room(self, task: Task[Any, Any]) -> int:
+        """Return how many workers the nodes that are there have room for, or what is stated."""
+        demand = self._placement.demand(task.resources, self._losses.excluded)
+        return self._options.workers or max(1, places(demand.shape, demand.supply.nodes))
 
     def progress(self, phase: str, pending: int, seconds: float) -> None:
         """Export how far a phase is."""
@@ -96,15 +92,29 @@ class RayRunner:
         self._dismiss()
         self._connection.close()
 
-    def _dismiss(self, but: float | None = None) -> None:
+    def _dismiss(self, but: Shape | None = None) -> None:
         """Let idle workers go that hold other resources than are wanted: new ones could wait for them for ever."""
-        for gpus in [gpus for gpus in self._idle if gpus != but]:
-            for actor in self._idle.pop(gpus):
+        resting, self._idle = self._idle, []
+        for shape, actor in resting:
+            if but is not None and shape.covers(but):
+                self._idle.append((shape, actor))
+            else:
                 ray.kill(actor)
 
     def _recruit(self, task: Task[T, R], calls: dict[Any, Call[T]], work: Work[T]) -> None:
-        """Start workers up to the number wanted now, while there is work for them."""
-        while work.exceeds(sum(member.opening for member in crew(calls))) and len(crew(calls)) < self._wanted(task):
+        """Start workers up to the number wanted now, as long as there is an item for each that is starting."""
+        self._demand = self._placement.demand(task.resources, self._losses.excluded)
+        self._dismiss(but=self._demand.shape)
+        for reference, call in list(calls.items()):
+            if call.ticket is None and is_in_the_way(call.member, self._demand):
+                ray.kill(call.member.actor)
+                del calls[reference]
+        while True:
+            members = crew(calls)
+            opening = sum(member.opening for member in members)
+            wanted = self._placement.wanted(self._demand, len(members) - opening)
+            if len(members) >= wanted or not work.exceeds(opening):
+                return
             self._start(task, calls)
 
     def _settle(
@@ -138,6 +148,12 @@ class RayRunner:
                 self._lose(member, str(result.error))
                 yield from self._after_a_loss(call, str(result.error), calls, task, work)
                 return
+            if member.node in self._losses.excluded:
+                # It waited for a place before the node was left out.
+                ray.kill(member.actor)
+                self._start(task, calls)
+                return
+            self._losses.opened(member.node)
             member.opening = False
         elif not isinstance(result, SightlineError):
             if self._is_a_loss(member, result):
@@ -167,7 +183,7 @@ class RayRunner:
         # It may live and only be out of reach; what it goes on writing does no harm, but it holds a GPU.
         ray.kill(member.actor)
         log.warning("a worker was lost%s: %s", " while it started" if member.opening else "", reason)
-        self._losses.lost(member.node, reason, {node["NodeID"] for node in ray.nodes() if node["Alive"]})
+        self._losses.lost(member.node, reason, self._demand.nodes, opening=member.opening)
 
     def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T], depth: int) -> None:
         """Give a worker as many items as it takes at a time; let it rest when there are none."""
@@ -175,7 +191,8 @@ class RayRunner:
             return
         if not member.calls:
             member.alone = False
-        while member.calls < depth and not member.alone:
+        in_the_way = is_in_the_way(member, self._demand)
+        while member.calls < depth and not member.alone and not in_the_way:
             # What has already cost a worker gets one for itself, and the last items are spread over all.
             if member.calls and (work.retry_is_next or not work.more_than(len(crew(calls)))):
                 break
@@ -187,15 +204,18 @@ class RayRunner:
             member.calls += 1
             reference = member.actor.run.remote(following.item, attempts)
             calls[reference] = Call(member=member, ticket=following, attempts=attempts, since=time.monotonic())
-        if not member.calls:
-            self._idle.setdefault(member.gpus, []).append(member.actor)
+        if not member.calls and in_the_way:
+            ray.kill(member.actor)
+        elif not member.calls:
+            self._idle.append((member.shape, member.actor))
 
     def _after_a_loss(
         self, call: Call[T], reason: str, calls: dict[Any, Call[T]], task: Task[T, R], work: Work[T]
     ) -> Iterator[Outcome[T, R]]:
         if call.ticket is None:
-            # An idle worker may have been lost since the last phase; one that cannot start at all ends the run.
-            if call.attempts >= MAX_ATTEMPTS:
+            # An idle worker may have been lost since the last phase; one that cannot start at all ends the run. Where
+            # its node is known, that node may be to blame, see Losses.
+            if call.attempts >= MAX_ATTEMPTS and not call.member.node:
                 raise SightlineError(f"workers die while they are starting ({reason})")
             self._start(task, calls, call.attempts)
             return
@@ -220,56 +240,24 @@ class RayRunner:
                 ray.kill(call.member.actor)
                 work.give_back(drop(calls, call.member))
         if not work.waiting:
-            idle = max(0, self._wanted(task) - len(crew(calls)))
+            idle = max(0, self.room(task) - len(crew(calls)))
             for ticket, seconds in islice(pace.stragglers(calls, now), idle):
                 log.warning("%s has taken %.0f s: it is given to another worker, too", shown(ticket.item), seconds)
                 work.copy(ticket)
 
     def _start(self, task: Task[T, R], calls: dict[Any, Call[T]], attempts: int = 0) -> None:
         """Give the task to an idle worker, or to a new one: starting a process and importing torch takes seconds."""
-        gpus = self._gpus_per_worker(task)
-        idle = self._idle.get(gpus)
-        actor = idle.pop() if idle else self._new_actor(gpus)
-        opened = actor.open.remote(task, _threads_per_worker(self._wanted(task)))
-        calls[opened] = Call(member=Member(actor=actor, gpus=gpus, calls=1), ticket=None, attempts=attempts + 1)
+        shape = self._demand.shape
+        held, actor = self._idle.pop() if self._idle else (shape, self._new_actor(shape))
+        opened = actor.open.remote(task, Seat(shape=shape, limits=self._demand.limits))
+        calls[opened] = Call(member=Member(actor=actor, shape=held, calls=1), ticket=None, attempts=attempts + 1)
 
-    def _new_actor(self, gpus: float) -> Any:
+    def _new_actor(self, shape: Shape) -> Any:
         where = {"label_selector": self._losses.selector} if self._losses.excluded else {}
-        return WORKER.options(num_gpus=gpus, num_cpus=1, **where).remote(gpus)
-
-    def _gpus_per_worker(self, task: Task[Any, Any]) -> float:
-        asked = self._options.gpus_per_worker
-        if not task.uses_gpu or asked == 0:
-            return 0.0
-        if asked is not None and not _gpus() and not self._options.workers:
-            raise UserError(
-                f"--gpus-per-worker {asked:g}",
-                "the cluster has no GPU",
-                "add GPU nodes, say with --workers how many are to come, or leave it out",
-            )
-        if asked is not None:
-            return asked
-        return 1.0 if _gpus() else 0.0
-
-    def _wanted(self, task: Task[Any, Any]) -> int:
-        """Return how many workers there should be, by what the cluster has now."""
-        if self._options.workers:
-            return self._options.workers
-        gpus = self._gpus_per_worker(task)
-        if gpus:
-            return max(1, int(_gpus() / gpus))
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+        return WORKER.options(**options_of(shape), **where).remote(shape.gpus)
 
 
 def _poison(ticket: Ticket[T], error: str) -> Outcome[T, Any]:
     """Return the outcome of an item that cost every worker that it was given to."""
     ticket.done = time.monotonic()
     return Outcome(item=ticket.item, value=None, error=error, fault="worker", attempts=ticket.attempts)
-
-
-def _gpus() -> float:
-    return float(ray.cluster_resources().get("GPU", 0))
-
-
-def _threads_per_worker(workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // workers)

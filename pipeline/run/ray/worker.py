@@ -10,11 +10,14 @@ from typing import Any
 
 import ray
 
-from pipeline.core.errors import PlaceError, SightlineError
+from pipeline.core.errors import PlaceError, SightlineError, WorkerError
+from pipeline.core.threads import usable_cores
 from pipeline.core.types import Outcome
 from pipeline.run.base import ENDS_RUN, Task, attempt, describe, name_of
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
+from pipeline.run.ray.shapes import Limits, Shape, threads_on
+from pipeline.run.ray.supply import node_of
 from pipeline.run.ray.watchdog import OPEN_SECONDS, ending_after
 
 MOST_DEPTH = 2
@@ -30,6 +33,19 @@ class Opened:
     broken: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """What the workers of a task ask for, of which each makes out on its own node how many threads it may use."""
+
+    shape: Shape
+    limits: Limits
+
+    def threads(self, node: str) -> int:
+        """Return the threads of a worker on a node that this process runs on."""
+        here = next(listed for listed in ray.nodes() if listed["NodeID"] == node)
+        return threads_on(node_of(here), usable_cores(), self.shape, self.limits)
+
+
 class _Worker:
     """An actor around an opened task; another task takes its place when the next phase begins."""
 
@@ -41,13 +57,15 @@ class _Worker:
         self._task = ""
         self._metrics = WorkerMetrics()
 
-    def open(self, task: Task[Any, Any], threads: int) -> Opened:
+    def open(self, task: Task[Any, Any], seat: Seat) -> Opened:
         """Open a task; say where, and why it could not be opened."""
         self._function, self._task = None, name_of(task)
         node = str(ray.get_runtime_context().get_node_id())
         try:
             with ending_after(OPEN_SECONDS):
-                self._function = task.open(threads)
+                self._function = task.open(seat.threads(node))
+        except WorkerError as error:
+            return Opened(node=node, error=WorkerError(f"{error} (on node {platform.node()})"), broken=True)
         except SightlineError as error:
             return Opened(node=node, error=error)
         except Exception as error:  # noqa: BLE001 - the driver ends the run with it, or tries another worker
