@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from pipeline.core.errors import ShardError, UserError, of_reading
 from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.vectors import VectorBlock
 from pipeline.sources import SourceSpec
 from pipeline.sources._found import Found
 from pipeline.sources._names import place_of
@@ -105,6 +108,13 @@ class ContainerSource(Generic[S]):
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """See pipeline.sources.Source."""
         raise NotImplementedError
+
+
+def selected(block: VectorBlock, spec: SourceSpec) -> VectorBlock:
+    """Return the rows of a block whose keys the source's `match` and `exclude` let pass."""
+    if not spec.match and not spec.exclude:
+        return block
+    return block.selected(np.fromiter(map(spec.selects, block.keys), np.bool_, len(block)))
 
 
 def unsound(error: Exception, what: str) -> Exception:
