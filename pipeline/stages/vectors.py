@@ -70,6 +70,8 @@ class VectorShards:
                 self._stats.add("bytes", float(block.values.nbytes))
                 with self._stats.timed("forward_seconds"):
                     self._write(block, good, bad, sums)
+        if self._stopped.is_set():
+            raise InterruptedError("the run is ending")
         for reason, count in sums.reasons.items():
             self._stats.add(f"rejected:{reason}", count)
         for name in settings.metadata:
@@ -85,10 +87,8 @@ class VectorShards:
         while True:
             with self._stats.timed("read_seconds"), _of_reading():
                 block = next(blocks, None)
-            if block is None:
+            if block is None or self._stopped.is_set():
                 return
-            if self._stopped.is_set():
-                raise InterruptedError("the run is ending")
             yield block
 
     def _write(self, block: VectorBlock, good: RowGroupWriter, bad: RejectsFile, sums: _Sums) -> None:
