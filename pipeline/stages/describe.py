@@ -23,6 +23,7 @@ from pipeline.core.stats import SKIPPED, Level, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
 from pipeline.extract import Extractor
+from pipeline.stages.decode_memory import decode_budget, held, weight
 from pipeline.stages.memory import halved
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
@@ -43,13 +44,15 @@ class ExtractOptions:
     """How a worker uses its machine; none of it changes what it writes.
 
     batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
-    ahead. overlap: read and decode the next shard while the last passes of one run and its file is written.
+    ahead. decode_bytes: memory of images being decoded; 0 is a share of the node's, see decode_memory.py. overlap: read
+    and decode the next shard while the last passes of one run and its file is written.
     """
 
     device: str = "auto"
     batch: int = 0
     decode_threads: int = 0
     in_flight: int = 512 << 20
+    decode_bytes: int = 0
     overlap: bool = True
 
 
@@ -99,6 +102,7 @@ class Describer:
         self._passes = ThreadPoolExecutor(passes, "forward", initializer=torch.set_num_threads, initargs=(1,))
         self._decoding = options.decode_threads or threads
         self._decoders = ThreadPoolExecutor(self._decoding, "decode")
+        self._decode_bytes = options.decode_bytes or decode_budget(self._decoding)
         self._ahead = 4 * passes
         self._reading = threading.Lock()
         self._alone = threading.Lock()
@@ -157,8 +161,9 @@ class Describer:
             self._timed(seen.repeats.admitted(items)),
             pool=self._decoders,
             ahead=4 * self._decoding,
-            budget=self._options.in_flight,
-            weigh=lambda item: self._weigh(item.data) if isinstance(item, Image) else 0,
+            budget=self._decode_bytes,
+            weigh=lambda item: weight(item, self._weigh),
+            held=held,
         )
         for item in prepared:
             if isinstance(item, Reject):
