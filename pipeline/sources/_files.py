@@ -10,13 +10,14 @@ from dataclasses import replace
 from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
 from pipeline.core.names import escaped, public_url, unescaped
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.storage import Store, file_name
+from pipeline.core.storage import Store, file_name, is_distant
 from pipeline.core.types import MISSING, Entry, Image, Reject, Shard
 from pipeline.sources import MAX_IMAGE_BYTES
 
-READ_AHEAD = 8
-"""Files read side by side: object stores answer slowly and many at a time."""
-IN_FLIGHT = 64 << 20
+READ_AHEAD, IN_FLIGHT = 8, 64 << 20
+"""Files read side by side, and their bytes at most."""
+DISTANT_AHEAD, DISTANT_IN_FLIGHT = 128, 128 << 20
+"""The same of object stores, which answer slowly and many at a time: at 40 ms an answer, 3,200 a second."""
 READS = 2
 """Times that a file is read before it counts as unread."""
 NO_FILE = "no such file"
@@ -55,9 +56,10 @@ def read_entries(store: Store, shard: Shard) -> Iterator[Image | Reject]:
             reason = f"has {len(data)} bytes where {entry.size} were listed"
         return Reject(key=entry.path, uri=uri, reason=reason, bytes=entry.size, status="unread")
 
-    with ThreadPoolExecutor(READ_AHEAD, "read") as pool:
+    threads, budget = (DISTANT_AHEAD, DISTANT_IN_FLIGHT) if is_distant(store) else (READ_AHEAD, IN_FLIGHT)
+    with ThreadPoolExecutor(threads, "read") as pool:
         yield from ordered_map(
-            read, shard.entries, pool=pool, ahead=4 * READ_AHEAD, budget=IN_FLIGHT, weigh=lambda entry: entry.size
+            read, shard.entries, pool=pool, ahead=4 * threads, budget=budget, weigh=lambda entry: entry.size
         )
 
 
