@@ -85,7 +85,8 @@ def test_what_can_pass_is_tried_again(fake: FakeS3, kind: str, monkeypatch: pyte
     with proxy_to(fake.endpoint, pause=1.0) as proxy:
         location = fake.location("src").replace(fake.endpoint, proxy.endpoint)
         store = open_store(location)
-        assert isinstance(store, RetryingStore) and isinstance(store.inner, S3Store)
+        assert isinstance(store, RetryingStore)
+        assert isinstance(store.inner, S3Store)
         store.read("a.jpg")
         proxy.faults.append(Fault(kind, "GET", "src/b.jpg"))
         once = RetryingStore(store.inner, RetryPolicy(attempts=1))
