@@ -1,4 +1,4 @@
-"""Images/s of a worker that reads single files from S3 with 40 ms to the first byte, against what decoding alone allows.
+"""Images/s of a worker that reads single files from S3 at 40 ms a request, against what decoding alone allows.
 
 Run it by `python -m tests.benchmarks.reads [IMAGES [THREADS]]`; it prints one JSON object. No network: descriptors are
 those of an extractor that does nothing but decode. The service runs in a process of its own, on the same cores.
