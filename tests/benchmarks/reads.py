@@ -64,7 +64,7 @@ def rate(items: Callable[[], Iterable[Image | Reject]], threads: int) -> tuple[f
 def main(images: int, threads: int) -> dict[str, float]:
     """Run and return the figures."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    figures = {}
+    figures: dict[str, float] = {}
     for width, height in SIZES:
         data = jpeg(1, width, height)
         with tempfile.TemporaryDirectory() as folder:
