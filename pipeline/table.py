@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.core import columns as arrow
 from pipeline.core.errors import IntegrityError
 from pipeline.core.metadata import Kind, Value
+from pipeline.core.row_groups import RowGroupWriter
 from pipeline.core.types import DescriptorBatch, DType, Floats, Ints, Span
 
 FORMAT = "sightline-descriptors-1"
@@ -30,7 +31,6 @@ ROW_GROUP = 1024
 """Rows per row group: re-ranking reads single rows, and a group is what Parquet can read of them."""
 KEPT_ROW_GROUP = 32
 """The same where local descriptors are kept: a row is about 200 kB."""
-
 
 Kept = Callable[[Hashable, Callable[[], pa.Table]], pa.Table]
 """Returns a table by its name, reading it unless it is at hand."""
@@ -121,21 +121,23 @@ def write_descriptors(
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table of descriptors, made here or changed elsewhere, as all of them are written."""
+    pq.write_table(table, path, **_settings(table.schema))
+
+
+def table_writer(path: Path, target: pa.Schema) -> RowGroupWriter:
+    """Return a writer of a descriptor file that holds a row group at a time."""
+    return RowGroupWriter(path, target, **_settings(target))
+
+
+def _settings(target: pa.Schema) -> dict[str, Any]:
     # Descriptors are noise to a compressor, and statistics over their elements are of no use to anyone.
     noise = ("descriptor", "descriptor.list.element", "local")
-    pq.write_table(
-        table,
-        path,
-        row_group_size=KEPT_ROW_GROUP if "local" in table.column_names else ROW_GROUP,
-        compression={name: "NONE" if name in noise else "ZSTD" for name in _leaves(table.schema)},
-        use_dictionary=False,
-        write_statistics=["key", *arrow.metadata_of(table.schema)],
-    )
-
-
-def _leaves(target: pa.Schema) -> list[str]:
-    nested = (pa.types.is_fixed_size_list, pa.types.is_list)
-    return [f"{f.name}.list.element" if any(is_it(f.type) for is_it in nested) else f.name for f in target]
+    return {
+        "row_group_size": KEPT_ROW_GROUP if "local" in target.names else ROW_GROUP,
+        "compression": {name: "NONE" if name in noise else "ZSTD" for name in arrow.leaves(target)},
+        "use_dictionary": False,
+        "write_statistics": ["key", *arrow.metadata_of(target)],
+    }
 
 
 class DescriptorReader:
@@ -174,8 +176,7 @@ class DescriptorReader:
 
     def vectors(self) -> Floats:
         """Return every descriptor (n, d) as float32."""
-        parts = list(self.batches(1 << 16))
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+        return np.concatenate([np.zeros((0, self.dim), np.float32), *self.batches(1 << 16)])
 
     def batches(self, rows: int) -> Iterator[Floats]:
         """Yield descriptors (≤ rows, d) as float32, in order."""
@@ -223,8 +224,7 @@ class DescriptorReader:
 
     def keys(self) -> list[str]:
         """Return the keys of the images in order."""
-        keys: list[str] = self.columns(["key"]).column(0).to_pylist()
-        return keys
+        return list(self.columns(["key"]).column(0).to_pylist())
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return some columns of the images, in order, without reading the others."""

@@ -26,7 +26,7 @@ class FakeS3:
     """One service with one bucket, "bucket". refuse: error codes by "METHOD key", or by "METHOD" alone.
 
     uploads: keys of multipart uploads under way by their ids. conditional: whether If-None-Match is obeyed.
-    headers: those of every request, by method and key.
+    headers: those of every request, by method and key. stated: more headers of answers, by key.
     """
 
     endpoint: str = ""
@@ -37,6 +37,7 @@ class FakeS3:
     conditional: bool = True
     page: int = 1000
     headers: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    stated: dict[str, dict[str, str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def location(self, prefix: str = "", **options: str) -> str:
@@ -115,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("NoSuchKey")
             return
         data = self.fake.objects[key]
-        shown = {"ETag": self._etag(key), "Last-Modified": WHEN}
+        shown = {"ETag": self._etag(key), "Last-Modified": WHEN, **self.fake.stated.get(key, {})}
         if "range" not in headers:
             self._answer(200, data, shown)
             return

@@ -110,3 +110,9 @@ def span_of(row: Mapping[str, Any], names: Sequence[str]) -> Span | None:
     """Return where an image lies by a row's values of `spans_of`; None where that is not known."""
     values = [row[name] for name in names]
     return None if not values or None in values else (values[0], values[1])
+
+
+def leaves(schema: pa.Schema) -> list[str]:
+    """Return the columns of a schema as Parquet names them."""
+    nested = (pa.types.is_fixed_size_list, pa.types.is_list)
+    return [f"{f.name}.list.element" if any(is_it(f.type) for is_it in nested) else f.name for f in schema]

@@ -6,6 +6,8 @@ Endpoint, region and credentials come from the usual AWS variables and profiles,
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -16,32 +18,34 @@ from fsspec.asyn import sync
 
 from pipeline.core.errors import IntegrityError, NotFoundError, ReadError, TransientError
 from pipeline.core.names import checked_key
+from pipeline.core.s3_direct import DirectReads, Timeouts
 from pipeline.core.s3_errors import no_bucket, s3_errors
 from pipeline.core.types import Entry
 
-CONNECT_SECONDS, READ_SECONDS = 10, 30
-REQUEST_SECONDS = 60
-"""How long a request may take beside the transfer of a body. The timeouts above are those of a connection and of a
-single read: a server that takes nothing in, or sends a byte now and then, passes them."""
-LEAST_RATE = 100_000
-"""Bytes per second below which a transfer is given up and tried again."""
+TIMEOUTS = Timeouts(connect=10, read=30, request=60, least_rate=100_000)
 
 
 class S3Store:
     """An S3 prefix; see pipeline.core.retry.RemoteStore."""
 
-    request_seconds: float = REQUEST_SECONDS
-    least_rate: float = LEAST_RATE
+    timeouts: Timeouts | None = None
+    """Others than TIMEOUTS."""
 
     def __init__(self, path: str, options: tuple[tuple[str, str], ...] = ()) -> None:
         self.path, self.options = path, options
         self.url = f"s3://{path}"
         self.bucket, _, self.prefix = path.partition("/")
+        self._reads: tuple[int, DirectReads] | None = None
+        self._lock = threading.Lock()
         self._answered = False
         """Whether the bucket is known to exist."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return S3Store, (self.path, self.options)
+
+    @property
+    def _timeouts(self) -> Timeouts:
+        return self.timeouts or TIMEOUTS
 
     @property
     def _fs(self) -> Any:
@@ -54,8 +58,8 @@ class S3Store:
             keywords["client_kwargs"] = {"region_name": given["region"]}
         # Every layer below tries once: retry.py alone decides how often and how long.
         config = {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": READ_SECONDS,
+            "connect_timeout": self._timeouts.connect,
+            "read_timeout": self._timeouts.read,
             "retries": {"total_max_attempts": 1},
         }
         fs = fsspec.filesystem(
@@ -77,7 +81,7 @@ class S3Store:
 
     def _within(self, fs: Any, request: Coroutine[Any, Any, Any], size: int) -> Any:
         """Return the answer to a request with a body of so many bytes; TimeoutError when it takes too long."""
-        return sync(fs.loop, asyncio.wait_for, request, self.request_seconds + size / self.least_rate)
+        return sync(fs.loop, asyncio.wait_for, request, self._timeouts.request + size / self._timeouts.least_rate)
 
     @property
     def _payer(self) -> dict[str, str]:
@@ -121,25 +125,35 @@ class S3Store:
     def read(self, name: str) -> bytes:
         """Return the object's bytes."""
         with s3_errors(name, self.url, reading=True):
-            return cast("bytes", sync(self._fs.loop, self._get, name, {}, ""))
+            reads = self._direct()
+            return reads.read(self._key(name), name, lambda: self._ranged(reads.fs, name, {}, ""))
+
+    def _direct(self) -> DirectReads:
+        """Return what reads whole objects; of this process, since neither connections nor threads survive a fork."""
+        with self._lock:
+            if self._reads is None or self._reads[0] != os.getpid():
+                self._reads = (os.getpid(), DirectReads(self._fs, self._timeouts))
+            return self._reads[1]
+
+    def _ranged(self, fs: Any, name: str, extra: dict[str, str], etag: str) -> bytes:
+        return cast("bytes", sync(fs.loop, self._get, fs, name, extra, etag))
 
     def read_range(self, name: str, start: int, end: int, etag: str) -> bytes:
         """Return bytes start..end of the version with this ETag; IntegrityError when another one is there."""
         with s3_errors(name, self.url, reading=True):
-            data = cast("bytes", sync(self._fs.loop, self._get, name, {"Range": f"bytes={start}-{end - 1}"}, etag))
+            data = self._ranged(self._fs, name, {"Range": f"bytes={start}-{end - 1}"}, etag)
         if len(data) != end - start:
             raise TransientError(f"{name}: {len(data)} of {end - start} bytes came")
         return data
 
-    async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:
-        fs = self._fs
+    async def _get(self, fs: Any, name: str, extra: dict[str, str], etag: str) -> bytes:
         answer = fs._call_s3("get_object", Bucket=self.bucket, Key=self._key(name), **self._payer, **extra)
-        response = await asyncio.wait_for(answer, self.request_seconds)
+        response = await asyncio.wait_for(answer, self._timeouts.request)
         async with response["Body"] as body:
             # If-Match differs between servers (quotes or none); what was sent says which version it is.
             if etag and str(response.get("ETag", "")).strip('"') != etag:
                 raise IntegrityError(name, "was replaced while it was being read")
-            limit = READ_SECONDS + int(response["ContentLength"]) / self.least_rate
+            limit = self._timeouts.of(int(response["ContentLength"]))
             data = cast("bytes", await asyncio.wait_for(body.read(), limit))
         if len(data) != int(response["ContentLength"]):
             raise TransientError(f"{name}: {len(data)} of {response['ContentLength']} bytes came")

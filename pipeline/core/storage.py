@@ -89,6 +89,11 @@ def discard(store: Store, entry: Entry) -> None:
         store.discard(entry)
 
 
+def is_distant(store: Store) -> bool:
+    """Tell whether each request of a store waits for a server, which answers slowly and many at a time."""
+    return isinstance(store, RetryingStore)
+
+
 def file_name(store: Store, line: str) -> str:
     """Return the name in a store of a file that a list names; see `escaped` for names in local folders."""
     return escaped(line) if isinstance(store, LocalStore) else line

@@ -23,6 +23,7 @@ from PIL.ImageFile import ImageFile
 from pipeline.core.errors import BadImageError
 from pipeline.decode.colour import Rendering, applied, to_rgb
 from pipeline.decode.opening import Limits, checked, needed, opened, without_texts
+from pipeline.decode.pixels import as_array
 from pipeline.decode.resize import Resize
 
 # Pillow warns about odd files (bad EXIF, palettes, large sizes); what matters becomes a reason here, and a worker's
@@ -89,7 +90,7 @@ def _decoded(
         rgb = _turned(image, applied(resize.apply(base, turned), transform))
         if turned:
             width, height = height, width
-        return Decoded(pixels=np.ascontiguousarray(rgb), width=width, height=height)
+        return Decoded(pixels=as_array(rgb), width=width, height=height)
 
 
 def pixels_of(data: bytes) -> int:

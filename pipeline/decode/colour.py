@@ -59,7 +59,8 @@ def to_rgb(
             return _composed(_srgb(image, mode, transform), rendering.background), None
     if transparent:
         return _composed(image.convert("RGBA"), rendering.background), None
-    return image.convert("RGB"), None
+    # What has just been decoded is nobody else's: of a photograph no copy is needed.
+    return image if image.mode == "RGB" and image.format == "JPEG" else image.convert("RGB"), None
 
 
 def applied(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:

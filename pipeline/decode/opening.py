@@ -20,10 +20,15 @@ REDUCTION_GAP = 1.5
 """A JPEG is decoded at no less than this many times the size that is wanted: what is left is resized with a filter."""
 MOST_REDUCED = 16
 """Reduced decoding reads a JPEG of at most this many times the bound on pixels: its time is that of all of them."""
-BYTES_PER_PIXEL = {"JPEG2000": 40, "AVIF": 20}
-"""RGB bytes of an image at full size, of its converted copy and of what the decoder holds meanwhile, where that is not
-as usual: OpenJPEG computes in 32 bits, libavif keeps the frame beside its RGB."""
-USUAL_BYTES_PER_PIXEL = 12
+BYTES_PER_PIXEL = {"JPEG2000": 40, "AVIF": 20, "WEBP": 18}
+"""Bytes of an image at full size, of its converted copy and of what the decoder holds meanwhile, measured, where it is
+not as usual: OpenJPEG computes in 32 bits, libavif and libwebp keep the frame beside its RGB."""
+USUAL_BYTES_PER_PIXEL = 10
+PHOTOGRAPH_BYTES_PER_PIXEL = 7
+"""The same for a JPEG of colours, which is not copied: what is decoded, and the first step of resizing."""
+TRANSPARENT_BYTES_PER_PIXEL = 10
+"""What is needed beside that where a background shows through: three copies of four bytes a pixel at a time."""
+COEFFICIENT_BYTES_PER_PIXEL = 6
 BYTES_PER_RESULT = 8
 """The same for a pixel of the resized image: Pillow's, and the array."""
 
@@ -94,11 +99,18 @@ def needed(data: bytes, resize: Resize, limits: Limits, *, reduced: bool) -> int
         with opened(data, limits.formats) as image:
             width, height = checked(image, data, resize, limits, reduced=reduced)
             across, down = resize.result(width, height)
-            rate = BYTES_PER_PIXEL.get(image.format or "", USUAL_BYTES_PER_PIXEL)
-            held = USUAL_BYTES_PER_PIXEL // 2 * width * height if _keeps_coefficients(data) else 0
-            return max(rate * image.width * image.height, held) + BYTES_PER_RESULT * across * down
+            held = COEFFICIENT_BYTES_PER_PIXEL * width * height if _keeps_coefficients(data) else 0
+            return max(_rate(image) * image.width * image.height, held) + BYTES_PER_RESULT * across * down
     except Exception:  # noqa: BLE001 - `decode` will say what is wrong with it
         return 0
+
+
+def _rate(image: ImageFile) -> int:
+    """Return about how many bytes a pixel takes from being decoded to being resized."""
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        return PHOTOGRAPH_BYTES_PER_PIXEL
+    usual = BYTES_PER_PIXEL.get(image.format or "", USUAL_BYTES_PER_PIXEL)
+    return usual + (TRANSPARENT_BYTES_PER_PIXEL if image.has_transparency_data else 0)
 
 
 def _megapixels(pixels: int) -> str:

@@ -18,7 +18,8 @@ from pipeline.core.artifacts import read_artifact
 from pipeline.core.errors import BadImageError
 from pipeline.core.specs import Spec
 from pipeline.core.storage import Store
-from pipeline.core.types import Artifact, DescriptorBatch
+from pipeline.core.types import Artifact, DescriptorBatch, Floats
+from pipeline.core.vectors import VectorBlock
 from pipeline.decode import Decoded, Limits, Rendering, Resize, decode, needed
 from pipeline.decode.colour import Colour, Grey16
 from pipeline.features.backbones import build_backbone, load_state
@@ -39,6 +40,17 @@ class Extractor(Protocol):
         """Return descriptors of images that all have equal pixel shape; rows follow their order.
 
         A global descriptor gives one row per image, a local one any number, also none.
+        """
+        ...
+
+
+class VectorExtractor(Extractor, Protocol):
+    """An extractor that also takes vectors by the block; what it says of one is what `prepare` and `extract` say."""
+
+    def normalized(self, block: VectorBlock) -> tuple[Floats, dict[int, str]]:
+        """Return the vectors that can be used, (m, d) float32 in their order, and the reasons of other rows by place.
+
+        Rows that are null are among neither.
         """
         ...
 
@@ -95,6 +107,8 @@ class ExtractSpec(Spec):
     """True for a kind that gives any number of descriptors per image."""
     zero_means: ClassVar[str] = ""
     """What an image is like whose descriptor is zero, where the kind can say it."""
+    takes_vectors: ClassVar[bool] = False
+    """True where `build` returns a VectorExtractor."""
 
     def weigh(self, data: bytes) -> int:
         """Return about how many bytes of memory preparing an encoded image takes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, JsonValue
 
@@ -17,6 +17,7 @@ from pipeline.core.metadata import Column, Kind, checked, columns
 from pipeline.core.specs import Spec
 from pipeline.core.storage import Store, open_store
 from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.vectors import VectorBlock
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo"),
@@ -100,6 +101,19 @@ class Source(Protocol):
         TransientError is raised. ShardError when the shard as a whole cannot be read to its end: ContentError when its
         bytes are the reason (truncated, corrupt container) or the columns that it has.
         """
+        ...
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """A source whose files may hold vectors, and which hands them over by the block as well as one at a time."""
+
+    def holds_vectors(self, shard: Shard) -> bool:
+        """Tell whether the file of a shard holds vectors; raises what `images` would."""
+        ...
+
+    def vectors(self, shard: Shard) -> Iterator[VectorBlock]:
+        """Yield the rows that `images` would yield, in their order; no two of them have one key. Raises the same."""
         ...
 
 

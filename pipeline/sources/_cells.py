@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.metadata import Column, Value, cast_value
-from pipeline.core.types import Image, Reject
+from pipeline.core.types import Floats, Image, Reject
+from pipeline.core.vectors import VALUE, VectorBlock
 from pipeline.sources import MAX_IMAGE_BYTES
 from pipeline.sources._columns import Columns
 from pipeline.sources._files import too_large
@@ -47,6 +48,19 @@ class Table:
                 key = f"{stem}#{item}" if self.columns.listed else stem
                 where = uri_of(self.uri, row, item if self.columns.listed else None)
                 yield _item(cell, key, where, about)
+
+    def blocks(self, batch: pa.RecordBatch, start: int) -> Iterator[VectorBlock]:
+        """Yield the vectors of a batch as one block of columns; `items` yields the same one at a time."""
+        column = stored(batch.column(batch.schema.get_field_index(self.columns.image)))
+        names, rows = names_of(batch, self.columns, start), range(start, start + batch.num_rows)
+        yield VectorBlock(
+            keys=[f"{self.path}/{self.names.unique(name, row)}" for name, row in zip(names, rows, strict=True)],
+            uris=[uri_of(self.uri, row) for row in rows],
+            values=_values(column),
+            offsets=_offsets(column),
+            there=column.is_valid().to_numpy(zero_copy_only=False),
+            metadata=_metadata(batch, self.metadata) if self.metadata else (),
+        )
 
     def picked(self, row: pa.RecordBatch, number: int, item: int | None, key: str) -> bytes | None:
         """Return the image of a row, a batch of one, if that can be its key; None otherwise."""
@@ -129,11 +143,14 @@ def _bytes(value: pa.Scalar) -> pa.Buffer | None:
 
 def _vectors(column: pa.Array) -> Iterator[bytes | None]:
     """Yield the vector of each row as little-endian float32, None where it is null; nulls within are NaN."""
-    offsets = _offsets(column)
-    flat = stored(column.flatten()).to_numpy(zero_copy_only=False)
-    values = np.ascontiguousarray(flat, "<f4")
+    offsets, values = _offsets(column), _values(column)
     for row, is_there in enumerate(column.is_valid().to_pylist()):
         yield values[offsets[row] : offsets[row + 1]].tobytes() if is_there else None
+
+
+def _values(column: pa.Array) -> Floats:
+    """Return the numbers of all rows, one row after the other, as little-endian float32."""
+    return np.ascontiguousarray(stored(column.flatten()).to_numpy(zero_copy_only=False), VALUE)
 
 
 def _offsets(column: pa.Array) -> npt.NDArray[np.int64]:

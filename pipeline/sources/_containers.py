@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.errors import ContentError, NotFoundError, ShardError, UserError, of_reading
@@ -13,11 +14,13 @@ from pipeline.core.local import LocalStore
 from pipeline.core.names import parse_location, public_url
 from pipeline.core.storage import Store, open_store, split_location
 from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.vectors import VectorBlock
 from pipeline.sources import SourceSpec
 from pipeline.sources._found import Found
 from pipeline.sources._names import place_of
 
 S = TypeVar("S", bound=SourceSpec)
+T = TypeVar("T")
 
 
 class Containers:
@@ -107,8 +110,12 @@ class ContainerSource(Generic[S]):
     def images(self, shard: Shard) -> Iterator[Image | Reject]:
         """See pipeline.sources.Source. ContentError only for a container that is still the one that was listed."""
         (entry,) = shard.entries
+        return self.as_listed(entry, self.items(entry))
+
+    def as_listed(self, entry: Entry, items: Iterator[T]) -> Iterator[T]:
+        """Pass on what is read of a container; ContentError only where it is still the one that was listed."""
         try:
-            yield from self.items(entry)
+            yield from items
         except ContentError as error:
             if self._changed(entry):
                 raise ShardError(f"changed since it was listed ({error})") from None
@@ -126,6 +133,13 @@ class ContainerSource(Generic[S]):
             return True
         touched = None not in (now.changed, entry.changed) and now.changed != entry.changed
         return touched or (now.size, now.etag) != (entry.size, entry.etag)
+
+
+def selected(block: VectorBlock, spec: SourceSpec) -> VectorBlock:
+    """Return the rows of a block whose keys the source's `match` and `exclude` let pass."""
+    if not spec.match and not spec.exclude:
+        return block
+    return block.selected(np.fromiter(map(spec.selects, block.keys), np.bool_, len(block)))
 
 
 def unsound(error: Exception, what: str) -> Exception:

@@ -7,21 +7,28 @@ record batch.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import pyarrow as pa
 
 from pipeline.core.errors import ContentError, NotFoundError, ShardError
-from pipeline.core.types import Entry, Image, Reject
+from pipeline.core.storage import Store
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.vectors import VectorBlock
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
-from pipeline.sources._containers import Containers, ContainerSource, unsound
+from pipeline.sources._containers import Containers, ContainerSource, selected, unsound
 from pipeline.sources._names import RowNames, place_of
+
+T = TypeVar("T")
 
 SUFFIX = ".arrow"
 MAGIC = b"ARROW1"
+ROWS = 4096
+"""Rows of a record batch that are taken up at a time."""
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """What a stream ends with."""
 
@@ -44,28 +51,41 @@ class ArrowSource(ContainerSource[Spec]):
 
     def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
-        try:
-            with self._containers.store.open(entry.path) as raw:
-                file = _File(raw)
-                metadata = metadata_columns(file.schema, self._spec.columns)
-                columns = columns_of(file.schema, self._spec.image_column, self._spec.key_column)
-                table = Table(
-                    path=entry.path,
-                    uri=self._containers.uri(entry),
-                    columns=columns,
-                    names=RowNames(_all_names(file, columns)),
-                    metadata=self._spec.columns,
-                )
-                number = 0
-                for batch in file.batches([*columns.read, *metadata]):
-                    for item in table.items(batch, number):
-                        if self._spec.selects(item.key):
-                            yield item
-                    number += batch.num_rows
-        except NotFoundError:
-            raise ShardError("is gone since it was listed") from None
-        except (pa.ArrowException, OSError) as error:
-            raise unsound(error, "Arrow") from None
+        return (item for item in self._rows(entry, Table.items) if self._spec.selects(item.key))
+
+    def holds_vectors(self, shard: Shard) -> bool:
+        """Tell whether the column to read is one of vectors; reads the schema."""
+        (entry,) = shard.entries
+        return bool(next(self.as_listed(entry, self._is_of_vectors(entry))))
+
+    def vectors(self, shard: Shard) -> Iterator[VectorBlock]:
+        """Stream the rows in blocks; see `images`."""
+        (entry,) = shard.entries
+        blocks = (selected(block, self._spec) for block in self._rows(entry, Table.blocks))
+        return self.as_listed(entry, (block for block in blocks if len(block)))
+
+    def _is_of_vectors(self, entry: Entry) -> Iterator[bool]:
+        with _opening(self._containers.store, entry) as file:
+            columns = columns_of(file.schema, self._spec.image_column, self._spec.key_column)
+            yield columns.form == "vector"
+
+    def _rows(self, entry: Entry, taken: Callable[[Table, pa.RecordBatch, int], Iterator[T]]) -> Iterator[T]:
+        """Yield what is taken of each batch of rows, of which the number of the first is given."""
+        with _opening(self._containers.store, entry) as file:
+            metadata = metadata_columns(file.schema, self._spec.columns)
+            columns = columns_of(file.schema, self._spec.image_column, self._spec.key_column)
+            table = Table(
+                path=entry.path,
+                uri=self._containers.uri(entry),
+                columns=columns,
+                names=RowNames(_all_names(file, columns)),
+                metadata=self._spec.columns,
+            )
+            number = 0
+            for batch in file.batches([*columns.read, *metadata]):
+                for start in range(0, batch.num_rows, ROWS):
+                    yield from taken(table, batch.slice(start, ROWS), number + start)
+                number += batch.num_rows
 
     def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
         """Return one row's image, passing over the batches before it; ShardError as for `images`."""
@@ -86,6 +106,18 @@ class ArrowSource(ContainerSource[Spec]):
         except (pa.ArrowException, OSError) as error:
             raise unsound(error, "Arrow") from None
         return None
+
+
+@contextmanager
+def _opening(store: Store, entry: Entry) -> Iterator[_File]:
+    """Open a file for the length of a block, whose errors become those that `images` promises."""
+    try:
+        with store.open(entry.path) as raw:
+            yield _File(raw)
+    except NotFoundError:
+        raise ShardError("is gone since it was listed") from None
+    except (pa.ArrowException, OSError) as error:
+        raise unsound(error, "Arrow") from None
 
 
 class _File:

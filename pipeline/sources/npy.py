@@ -15,9 +15,10 @@ import numpy as np
 from pipeline.core.errors import ContentError, NotFoundError, ShardError, UserError
 from pipeline.core.storage import Store
 from pipeline.core.text import decoded
-from pipeline.core.types import Entry, Image, Reject
+from pipeline.core.types import Entry, Floats, Image, Reject, Shard
+from pipeline.core.vectors import VALUE, VectorBlock
 from pipeline.sources import SourceSpec
-from pipeline.sources._containers import Containers, ContainerSource
+from pipeline.sources._containers import Containers, ContainerSource, selected
 from pipeline.sources._names import RowNames, is_key, place_of, uri_of
 
 SUFFIX = ".npy"
@@ -46,16 +47,37 @@ class NpySource(ContainerSource[Spec]):
 
     def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows; ShardError when the matrix, or its names, cannot be read to the end."""
+        for block in self._blocks(entry):
+            dim = block.offsets[1]
+            for row, vector in enumerate(block.values.reshape(-1, dim)):
+                yield Image(key=block.keys[row], uri=block.uris[row], data=vector.tobytes())
+
+    def holds_vectors(self, shard: Shard) -> bool:  # noqa: ARG002 - nothing else is in these files
+        """Yes."""
+        return True
+
+    def vectors(self, shard: Shard) -> Iterator[VectorBlock]:
+        """Stream the rows in blocks; see `images`."""
+        (entry,) = shard.entries
+        return self.as_listed(entry, self._blocks(entry))
+
+    def _blocks(self, entry: Entry) -> Iterator[VectorBlock]:
         store, uri = self._containers.store, self._containers.uri(entry)
         try:
             with store.open(entry.path) as file:
                 rows, dim, dtype = _header(file)
                 lines = _Lines.of(store, entry.path.removesuffix(entry.path[-len(SUFFIX) :]) + self._spec.names, rows)
                 names = RowNames(lines)
-                for row, vector in enumerate(_vectors(file, rows, dim, dtype)):
-                    key = f"{entry.path}/{names.unique(lines[row], row) if len(lines) else f'{row:09d}'}"
-                    if self._spec.selects(key):
-                        yield Image(key=key, uri=uri_of(uri, row), data=vector)
+                for start, matrix in _matrices(file, rows, dim, dtype):
+                    places = range(start, start + len(matrix))
+                    keys = [
+                        f"{entry.path}/{names.unique(lines[row], row) if len(lines) else f'{row:09d}'}"
+                        for row in places
+                    ]
+                    block = VectorBlock.of_matrix(keys, [uri_of(uri, row) for row in places], matrix)
+                    block = selected(block, self._spec)
+                    if len(block):
+                        yield block
         except NotFoundError:
             raise ShardError("is gone since it was listed") from None
 
@@ -73,19 +95,18 @@ class NpySource(ContainerSource[Spec]):
             if not is_key(key, f"{entry.path}/{name}", row, place[2]):
                 return None
             file.seek(row * dim * dtype.itemsize, io.SEEK_CUR)
-            return next(_vectors(file, 1, dim, dtype))
+            return next(_matrices(file, 1, dim, dtype))[1].tobytes()
 
 
-def _vectors(file: BinaryIO, rows: int, dim: int, dtype: np.dtype[Any]) -> Iterator[bytes]:
-    """Yield rows from where the file stands, as little-endian float32; a block of them is in memory at a time."""
+def _matrices(file: BinaryIO, rows: int, dim: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, Floats]]:
+    """Yield rows from where the file stands, as little-endian float32, with the number of the first: a block each."""
     step = max(1, min(ROWS, BLOCK_BYTES // (dim * dtype.itemsize)))
     for start in range(0, rows, step):
         count = min(step, rows - start)
         data = file.read(count * dim * dtype.itemsize)
         if len(data) != count * dim * dtype.itemsize:
             raise ContentError(f"truncated: {rows} rows of {dim} {dtype} values were announced")
-        for vector in np.frombuffer(data, dtype).reshape(count, dim).astype("<f4"):
-            yield vector.tobytes()
+        yield start, np.frombuffer(data, dtype).reshape(count, dim).astype(VALUE)
 
 
 def _header(file: BinaryIO) -> tuple[int, int, np.dtype[Any]]:

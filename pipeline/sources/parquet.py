@@ -7,21 +7,25 @@ only: extension types are read as what they store, never interpreted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import BinaryIO, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import NotFoundError, ShardError, StoreError
-from pipeline.core.types import Entry, Image, Reject
+from pipeline.core.storage import Store
+from pipeline.core.types import Entry, Image, Reject, Shard
+from pipeline.core.vectors import VectorBlock
 from pipeline.sources import CarryingSpec
 from pipeline.sources._cells import Table, names_of
 from pipeline.sources._columns import Columns, columns_of, metadata_columns
-from pipeline.sources._containers import Containers, ContainerSource, unsound
+from pipeline.sources._containers import Containers, ContainerSource, selected, unsound
 from pipeline.sources._names import RowNames, place_of
+
+T = TypeVar("T")
 
 SUFFIX = ".parquet"
 BATCH_ROWS, BATCH_BYTES = 4096, 16 << 20
@@ -66,13 +70,23 @@ class ParquetSource(ContainerSource[Spec]):
 
     def items(self, entry: Entry) -> Iterator[Image | Reject]:
         """Stream the rows in their order; ShardError when the file cannot be read to its end."""
-        try:
-            with self._containers.store.open(entry.path) as file:
-                yield from self._rows(_opened(file), entry)
-        except NotFoundError:
-            raise ShardError("is gone since it was listed") from None
-        except (pa.ArrowException, OSError) as error:
-            raise unsound(error, "Parquet") from None
+        return (item for item in self._rows(entry, Table.items) if self._spec.selects(item.key))
+
+    def holds_vectors(self, shard: Shard) -> bool:
+        """Tell whether the column to read is one of vectors; reads the footer."""
+        (entry,) = shard.entries
+        return bool(next(self.as_listed(entry, self._is_of_vectors(entry))))
+
+    def vectors(self, shard: Shard) -> Iterator[VectorBlock]:
+        """Stream the rows in blocks; see `images`."""
+        (entry,) = shard.entries
+        blocks = (selected(block, self._spec) for block in self._rows(entry, Table.blocks))
+        return self.as_listed(entry, (block for block in blocks if len(block)))
+
+    def _is_of_vectors(self, entry: Entry) -> Iterator[bool]:
+        with _opening(self._containers.store, entry) as file:
+            columns = columns_of(file.schema_arrow, self._spec.image_column, self._spec.key_column)
+            yield columns.form == "vector"
 
     def pick_from(self, entry: Entry, key: str, uri: str) -> bytes | None:
         """Return one row's image, reading only its row group; ShardError when the file cannot be read any more."""
@@ -99,25 +113,37 @@ class ParquetSource(ContainerSource[Spec]):
             number += batch.num_rows
         return None
 
-    def _rows(self, file: pq.ParquetFile, entry: Entry) -> Iterator[Image | Reject]:
-        columns = columns_of(file.schema_arrow, self._spec.image_column, self._spec.key_column)
-        wanted = [*columns.read, *metadata_columns(file.schema_arrow, self._spec.columns)]
-        table = Table(
-            path=entry.path,
-            uri=self._containers.uri(entry),
-            columns=columns,
-            names=RowNames(_all_names(file, columns)),
-            metadata=self._spec.columns,
-        )
-        number = 0
-        for group in range(file.num_row_groups):
-            # One row group after the other: a batch across two would hold the pages of both.
-            rows = batch_rows(file.metadata, columns.read, [group])
-            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
-                for item in table.items(batch, number):
-                    if self._spec.selects(item.key):
-                        yield item
-                number += batch.num_rows
+    def _rows(self, entry: Entry, taken: Callable[[Table, pa.RecordBatch, int], Iterator[T]]) -> Iterator[T]:
+        """Yield what is taken of each batch of rows, of which the number of the first is given."""
+        with _opening(self._containers.store, entry) as file:
+            columns = columns_of(file.schema_arrow, self._spec.image_column, self._spec.key_column)
+            wanted = [*columns.read, *metadata_columns(file.schema_arrow, self._spec.columns)]
+            table = Table(
+                path=entry.path,
+                uri=self._containers.uri(entry),
+                columns=columns,
+                names=RowNames(_all_names(file, columns)),
+                metadata=self._spec.columns,
+            )
+            number = 0
+            for group in range(file.num_row_groups):
+                # One row group after the other: a batch across two would hold the pages of both.
+                rows = batch_rows(file.metadata, columns.read, [group])
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
+                    yield from taken(table, batch, number)
+                    number += batch.num_rows
+
+
+@contextmanager
+def _opening(store: Store, entry: Entry) -> Iterator[pq.ParquetFile]:
+    """Open a file for the length of a block, whose errors become those that `images` promises."""
+    try:
+        with store.open(entry.path) as file:
+            yield _opened(file)
+    except NotFoundError:
+        raise ShardError("is gone since it was listed") from None
+    except (pa.ArrowException, OSError) as error:
+        raise unsound(error, "Parquet") from None
 
 
 def large_group(metadata: pq.FileMetaData, path: str, limit: int = LARGE_GROUP) -> str:

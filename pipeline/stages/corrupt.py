@@ -15,7 +15,7 @@ from pipeline.stages.unread import persistent
 R = TypeVar("R")
 
 
-def confirmed(describe: Callable[[], R], walk: Callable[[], None]) -> R:
+def confirmed(describe: Callable[[], R], walk: Callable[[], object]) -> R:
     """Return what `describe` returns; ContentError when the bytes are certainly the reason why it fails, else others.
 
     walk: reads the container to its end, and describes nothing.
@@ -32,7 +32,7 @@ def confirmed(describe: Callable[[], R], walk: Callable[[], None]) -> R:
     raise ShardError(f"{second}; the time before: {first}")
 
 
-def _fault(walk: Callable[[], None]) -> str | None:
+def _fault(walk: Callable[[], object]) -> str | None:
     try:
         walk()
     except ContentError as error:

@@ -24,6 +24,7 @@ from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
 from pipeline.extract import Extractor
 from pipeline.stages import limits
+from pipeline.stages.decode_memory import decode_budget, held, weight
 from pipeline.stages.memory import halved
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
@@ -44,7 +45,8 @@ class ExtractOptions:
     """How a worker uses its machine; none of it changes what it writes.
 
     batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
-    ahead. overlap: read and decode the next shard while the last passes of one run and its file is written.
+    ahead. decode_bytes: memory of images being decoded; 0 is a share of the node's, see decode_memory.py. overlap: read
+    and decode the next shard while the last passes of one run and its file is written.
     image_seconds: time limit of reading an image, of decoding it, and of its forward pass; shard_seconds: of a shard,
     beside what its size adds. 0 is no limit; see limits.py.
     """
@@ -53,6 +55,7 @@ class ExtractOptions:
     batch: int = 0
     decode_threads: int = 0
     in_flight: int = 512 << 20
+    decode_bytes: int = 0
     overlap: bool = True
     image_seconds: float = limits.IMAGE_SECONDS
     shard_seconds: float = limits.SHARD_SECONDS
@@ -105,6 +108,7 @@ class Describer:
         self._passes = LimitedPool(passes, "forward", hung, initializer=lambda: torch.set_num_threads(1))
         self._decoding = options.decode_threads or threads
         self._decoders = LimitedPool(self._decoding, "decode", limits.of_decoding(options.image_seconds))
+        self._decode_bytes = options.decode_bytes or decode_budget(self._decoding)
         self._ahead = 4 * passes
         self._reading = threading.Lock()
         self._alone = threading.Lock()
@@ -168,8 +172,9 @@ class Describer:
             self._timed(seen.repeats.admitted(items)),
             pool=self._decoders,
             ahead=4 * self._decoding,
-            budget=self._options.in_flight,
-            weigh=lambda item: self._weigh(item.data) if isinstance(item, Image) else 0,
+            budget=self._decode_bytes,
+            weigh=lambda item: weight(item, self._weigh),
+            held=held,
         )
         for item in prepared:
             if isinstance(item, Reject):

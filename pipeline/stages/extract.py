@@ -7,10 +7,11 @@ equal shape, and written in the order of the source; nothing depends on how many
 from __future__ import annotations
 
 import threading
-import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -20,23 +21,27 @@ from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.stats import DEVICE, Stats, category
 from pipeline.core.storage import open_store
 from pipeline.core.types import Artifact, DescriptorFile, Floats, Image, Reject, Shard, TimeLimit
-from pipeline.extract import Encoded, Extractor
+from pipeline.core.vectors import VectorBlock
+from pipeline.extract import Encoded, Extractor, ExtractSpec, VectorExtractor
 from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.rejects import read_rejects, write_rejects
+from pipeline.sources import VectorSource
 from pipeline.sources._hung import ReadsFiles
 from pipeline.stages import corrupt, limits, unread
+from pipeline.stages.completed import Counts, ShardFiles, completed
 from pipeline.stages.describe import Described, Describer, ExtractOptions
 from pipeline.stages.device import device_name, worker_device
 from pipeline.stages.kinds import extract_spec, source_spec
 from pipeline.stages.reuse import with_metadata
 from pipeline.stages.usable import searchable
+from pipeline.stages.vectors import VectorSettings, VectorShards
 from pipeline.table import DescriptorReader, write_descriptors
 from pipeline.whiten import Whitening
 
-WEIGHTS, STEPS = 4, 3
-"""Bytes of memory per byte of a weight file, which may hold half precision; steps that each hold images."""
+WEIGHTS, HELD = 4, 2
+"""Bytes of memory per byte of a weight file, which may hold half precision; steps that hold decoded images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,9 @@ class ExtractTask:
         """
         spec = extract_spec(self.recipe)
         weights = sum(value.bytes for _, value in spec if isinstance(value, Artifact))
-        memory = PROCESS_BYTES + WEIGHTS * weights + STEPS * self.options.in_flight
+        # Without a number of its own decoding takes a share of what its node has, see decode_memory.py.
+        decoding = self.options.decode_bytes or self.options.in_flight
+        memory = PROCESS_BYTES + WEIGHTS * weights + decoding + HELD * self.options.in_flight
         return Resources(gpu=spec.gpu, memory=memory, depth=2 if self.options.overlap else 1)
 
     def limit(self, shard: Shard) -> TimeLimit:
@@ -101,6 +108,7 @@ class ExtractWorker:
         if self._encoder is not None:
             self._extractor = Encoded(self._extractor, self._encoder)
         self._stats = Stats()
+        self._stopped = threading.Event()
         self._describe = Describer(self._extractor, device, threads, task.options, self._stats, weigh=spec.weigh)
         self._retries = retry.total()
         # One shard is written and recorded at a time: whenever a worker dies, one file at most lacks its record.
@@ -109,6 +117,7 @@ class ExtractWorker:
         if task.recipe.whiten is not None:
             assert task.recipe.whiten.artifact is not None, "whitening is fitted before shards are extracted"
             self._whiten = Whitening.from_bytes(self._catalog.read(task.recipe.whiten.artifact)).apply
+        self._vectors = self._vector_shards(spec)
 
     def __call__(self, shard: Shard) -> DescriptorFile:
         """Return the shard's completion record, making it if nobody has; ShardError when it cannot be read whole, as a
@@ -122,6 +131,8 @@ class ExtractWorker:
         if done is not None:
             return done
         with self._stats.spanned("busy_seconds"):
+            if self._vectors is not None and self._holds_vectors(shard):
+                return self._streamed(shard, self._vectors)
             described, reused = corrupt.confirmed(
                 lambda: self._found(shard), lambda: self._describe.walk(self._images(shard))
             )
@@ -150,12 +161,53 @@ class ExtractWorker:
 
     def stop(self) -> None:
         """Give up the shards at work: their calls end with an error."""
+        self._stopped.set()
         self._describe.stop()
 
     def _found(self, shard: Shard) -> tuple[Described, bool]:
         """Return what a shard gives, and whether another recipe's descriptors were used."""
         reused = self._reused(shard)
         return reused or self._taken_up(shard) or self._read(shard), reused is not None
+
+    def _vector_shards(self, spec: ExtractSpec) -> VectorShards | None:
+        """Return what writes files of vectors block by block; None where the recipe does not allow it."""
+        if not spec.takes_vectors or self._encoder is not None or not isinstance(self._source, VectorSource):
+            return None
+        settings = VectorSettings(
+            extractor=cast("VectorExtractor", self._extractor),
+            whiten=self._whiten,
+            dtype=self._recipe.dtype,
+            recipe=self._recipe_id,
+            metadata=self._metadata,
+            zero_means=self._zero_means,
+        )
+        return VectorShards(settings, self._stats, self._stopped)
+
+    def _holds_vectors(self, shard: Shard) -> bool:
+        def look() -> bool:
+            return cast("VectorSource", self._source).holds_vectors(shard)
+
+        return corrupt.confirmed(lambda: unread.persistent(look), look)
+
+    def _streamed(self, shard: Shard, vectors: VectorShards) -> DescriptorFile:
+        """Write and record a file of vectors; one that could not be read is read again from its beginning."""
+        with staging.folder() as folder:
+            files = corrupt.confirmed(
+                lambda: unread.persistent(lambda: vectors(self._blocks(shard), Path(folder))),
+                lambda: deque(self._blocks(shard), maxlen=0),
+            )
+            with self._ending, self._stats.timed("write_seconds"):
+                record = completed(self._catalog, self._recipe_id, self._recipe.dtype, shard.id, files)
+        self._stats.add(f"{DEVICE}{self.device}")
+        self._stats.add("images", record.indexed)
+        self._stats.add("reused", 0)
+        self._stats.add("rejected", record.rejected)
+        return record
+
+    def _blocks(self, shard: Shard) -> Iterator[VectorBlock]:
+        """Read a file of vectors within the limits of an image, here a block, and of a shard."""
+        blocks = self._contained(cast("VectorSource", self._source).vectors(shard))
+        return limits.within(blocks, limits.shard_limit(self._options.shard_seconds, shard.bytes))
 
     def _read(self, shard: Shard) -> Described:
         """Describe the images of a shard; a container that could not be read is read again from its beginning."""
@@ -212,40 +264,25 @@ class ExtractWorker:
         return Described(images=images, batch=batch, rejects=rejects)
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
-        recipe_id, writer = self._recipe_id, uuid.uuid4().hex[:12]
+        recipe_id, dtype = self._recipe_id, self._recipe.dtype
         with staging.folder() as folder:
             path = Path(folder) / "descriptors.parquet"
+            rejects = Path(folder) / "rejects.parquet" if described.rejects else None
             with staging.writing():
-                write_descriptors(
-                    path,
-                    described.images,
-                    described.batch,
-                    dtype=self._recipe.dtype,
-                    recipe=recipe_id,
-                    metadata=self._metadata,
-                )
-            artifact = self._catalog.upload(path, self._catalog.descriptor_name(recipe_id, shard.id, writer))
-            rejects: Artifact | None = None
-            if described.rejects:
-                path = Path(folder) / "rejects.parquet"
-                with staging.writing():
-                    write_rejects(path, described.rejects)
-                rejects = self._catalog.upload(path, self._catalog.rejects_name(recipe_id, shard.id, writer))
-        duplicates = sum(reject.status == "duplicate" for reject in described.rejects)
-        record = DescriptorFile(
-            shard_id=shard.id,
-            writer=writer,
-            artifact=artifact,
-            rejects=rejects,
-            rows=len(described.batch.vectors),
-            indexed=len(described.images),
-            rejected=len(described.rejects) - duplicates,
-            duplicates=duplicates,
-            dim=described.batch.vectors.shape[1],
-            dtype=self._recipe.dtype,
-        )
-        # Another worker may have finished the same shard meanwhile: its record counts, and this file is garbage.
-        return self._catalog.complete(self._catalog.record_name(recipe_id, shard.id), record)
+                images, batch = described.images, described.batch
+                write_descriptors(path, images, batch, dtype=dtype, recipe=recipe_id, metadata=self._metadata)
+                if rejects is not None:
+                    write_rejects(rejects, described.rejects)
+            duplicates = sum(reject.status == "duplicate" for reject in described.rejects)
+            counts = Counts(
+                rows=len(batch.vectors),
+                dim=batch.vectors.shape[1],
+                indexed=len(images),
+                rejected=len(described.rejects) - duplicates,
+                duplicates=duplicates,
+            )
+            files = ShardFiles(descriptors=path, rejects=rejects, counts=counts)
+            return completed(self._catalog, recipe_id, dtype, shard.id, files)
 
 
 def _encoder(recipe: Recipe, catalog: Catalog) -> Encoder | None:

@@ -63,3 +63,25 @@ def test_items_are_pulled_only_as_needed() -> None:
     found = mapped(str, items(), workers=2, budget=4, weigh=lambda _: 1)
     next(found)
     assert len(pulled) < 20
+
+
+def test_what_is_done_weighs_what_is_held_of_it() -> None:
+    """Work of weight 10 with a budget of 25: the first ends when all others have begun, one after the other."""
+    begun, others = [0], threading.Event()
+    lock = threading.Lock()
+
+    def work(n: int) -> int:
+        if n == 0:
+            assert others.wait(5), "what was done still took its full weight"
+        else:
+            with lock:
+                begun[0] += 1
+                if begun[0] == 5:
+                    others.set()
+        return n
+
+    with ThreadPoolExecutor(4) as pool:
+        found = prefetch.ordered_map(
+            work, range(6), pool=pool, ahead=16, budget=25, weigh=lambda _: 10, held=lambda _: 1
+        )
+        assert list(found) == list(range(6))

@@ -18,7 +18,7 @@ from pipeline.core.errors import (
     UserError,
 )
 from pipeline.core.names import absolute_location, parse_location
-from pipeline.core.s3 import S3Store
+from pipeline.core.s3 import TIMEOUTS, S3Store
 from pipeline.core.storage import Store, open_store, split_location
 from tests.fake_s3 import FakeS3, fake_s3
 
@@ -224,7 +224,7 @@ CALLS: dict[str, Callable[[S3Store, Path], object]] = {
 class Impatient(S3Store):
     """Waits for as long as a test may."""
 
-    request_seconds, least_rate = 1.0, 1e9
+    timeouts = replace(TIMEOUTS, request=1.0, least_rate=1e9)
 
 
 @pytest.mark.timeout(120)

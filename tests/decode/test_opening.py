@@ -124,8 +124,14 @@ def test_a_bound_above_pillows_own_is_ours() -> None:
 def test_memory_is_that_of_the_size_decoded_and_of_the_size_resized_to() -> None:
     data = photograph()
     full = needed(data, SMALL, Limits(), reduced=False)
-    assert full >= 12 * 1200 * 800
+    assert full >= 7 * 1200 * 800
     assert needed(data, SMALL, Limits(), reduced=True) < full / 10
+    assert needed(encoded(picture(7, 1200, 800), "PNG"), SMALL, Limits(), reduced=False) >= 10 * 1200 * 800
+    for kind in ("PNG", "WEBP"):
+        opaque = encoded(picture(7, 1200, 800), kind)
+        transparent = encoded(picture(7, 1200, 800).convert("RGBA").rotate(45), kind)
+        more = needed(transparent, SMALL, Limits(), reduced=False) - needed(opaque, SMALL, Limits(), reduced=False)
+        assert more == 10 * 1200 * 800
     enlarged = needed(encoded(picture(7, 40, 30)), Resize.parse("shortest:1000"), Limits(), reduced=False)
     assert enlarged >= 8 * 1333 * 1000
     assert needed(photograph(progressive=True), SMALL, Limits(), reduced=True) >= 6 * 1200 * 800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def proxy(ceph: str) -> Iterator[Proxy]:
 @pytest.fixture
 def life(bucket: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
     """A source of two tars behind the proxy; requests time out within a second."""
-    monkeypatch.setattr(s3, "READ_SECONDS", 1)
+    monkeypatch.setattr(s3, "TIMEOUTS", replace(s3.TIMEOUTS, read=1))
     proxy.faults.clear()
     for name in "ab":
         members = {f"{name}{number}.jpg": f"image {name}{number}".encode() * 50 for number in range(3)}

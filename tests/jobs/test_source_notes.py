@@ -46,3 +46,14 @@ def test_the_largest_new_files_are_looked_at(tmp_path: Path) -> None:
 def test_single_images_have_no_notes(tmp_path: Path) -> None:
     write_files(tmp_path, images(2))
     assert source_notes(planned(tmp_path, Packing()), folder.Spec(), str(tmp_path), large=0) == []
+
+
+def test_very_many_single_files_of_an_object_store_are_better_packed(tmp_path: Path) -> None:
+    plan = planned(write_files(tmp_path, images(3)), Packing())
+    distant = "s3://bucket/images?endpoint=http://127.0.0.1:9"
+    (line,) = source_notes(plan, folder.Spec(), distant, many=2)
+    assert line.startswith("3 single files are read from an object store by a request each; ")
+    assert "tar or Parquet" in line
+    assert source_notes(plan, folder.Spec(), distant, many=3) == []
+    assert source_notes(plan, folder.Spec(), distant) == []
+    assert source_notes(plan, folder.Spec(), str(tmp_path), many=2) == [], "a local file costs little"

@@ -74,6 +74,7 @@ class Raced(InlineRunner):
     """Gives each shard to two workers: the first one is held up at a point, until the second one has done it."""
 
     def __init__(self, stage: str) -> None:
+        super().__init__()
         self.stage, self.held, self.go_on = stage, threading.Event(), threading.Event()
         self.files: list[tuple[Any, DescriptorFile]] = []
 
