@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.core import retry, staging
 from pipeline.core.errors import IntegrityError, NotFoundError
@@ -100,21 +101,29 @@ class ExtractWorker:
             return done
         with self._stats.spanned("busy_seconds"):
             reused = self._reused(shard)
-            described = reused or self._taken_up(shard) or self._read(shard)
-            described, missing = unread.separated(described, shard, packed=self._packs)
+            sampled = self._taken_up(shard) if reused is None else None
+            described, missing = unread.separated(reused or sampled or self._read(shard), shard, packed=self._packs)
             if reused is None:
                 described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(unread.part(shard, missing), described)
+        if sampled is None:
+            self._count(described, record, "images" if reused is None else "reused")
+        else:
+            # Everything else about these images was counted when the sample was described.
+            self._stats.add("sampled", len(described.images))
+        return record.model_copy(update={"unread": missing}) if missing else record
+
+    def _count(self, described: Described, record: DescriptorFile, name: Literal["images", "reused"]) -> None:
         for reject in described.rejects:
             if reject.status == "rejected":
                 self._stats.add(f"rejected:{category(reject.reason)}")
-        for name in self._metadata:
-            self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add("images", len(described.images) if reused is None else 0)
-        self._stats.add("reused", len(described.images) if reused is not None else 0)
+        for column in self._metadata:
+            self._stats.add(f"null_{column}", sum(image.metadata.get(column) is None for image in described.images))
+        self._stats.add("images", 0)
+        self._stats.add("reused", 0)
+        self._stats.add(name, len(described.images))
         self._stats.add("rejected", record.rejected)
-        return record.model_copy(update={"unread": missing}) if missing else record
 
     def take_stats(self) -> dict[str, float]:
         """Return what was done since the last time: counts, bytes, and seconds over all threads."""
