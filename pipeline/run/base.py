@@ -28,8 +28,8 @@ class Task(Protocol[T_contra, R_co]):
     """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
 
     A task with an attribute `memory` takes so many bytes in a worker of its own (see Crew).
-    A task with an attribute `depth` is given so many items at a time per worker, each by a thread of its own; its
-    function may have a method `stop`, which ends the calls that are under way.
+    A task with an attribute `depth`, or what it opens with one, is given so many items at a time per worker, each by a
+    thread of its own; its function may have a method `stop`, which ends the calls that are under way.
     """
 
     @property
@@ -83,9 +83,9 @@ Tasks = Callable[[int], Sequence[Task[T, R]]]
 """Gives the tasks of so many workers, or of fewer when there is not so much to share."""
 
 
-def depth_of(task: Task[Any, Any]) -> int:
-    """Return how many items a worker of a task takes at a time."""
-    return int(getattr(task, "depth", 1))
+def depth_of(task: Task[Any, Any], function: Callable[..., Any] | None = None) -> int:
+    """Return how many items a worker takes at a time, by what it has opened, which knows its device, or by its task."""
+    return int(getattr(function, "depth", getattr(task, "depth", 1)))
 
 
 def name_of(task: Task[Any, Any]) -> str:

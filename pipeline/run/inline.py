@@ -30,7 +30,7 @@ class InlineRunner:
         if first is None:
             return
         function = task.open(os.cpu_count() or 1)
-        work, depth = chain([first], items), depth_of(task)
+        work, depth = chain([first], items), depth_of(task, function)
         if depth == 1:
             yield from map(_usable, map(partial(attempt, function), work))
             return

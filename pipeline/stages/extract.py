@@ -49,18 +49,14 @@ class ExtractTask:
 
     uses_gpu = True
 
-    @property
-    def depth(self) -> int:
-        """A worker is given two shards at a time, so that one is read while the other ends."""
-        return 2 if self.options.overlap else 1
-
     def open(self, threads: int) -> ExtractWorker:
         """Load the extractor; a broken recipe fails here, before any shard is read."""
         return ExtractWorker(self, threads)
 
 
 class ExtractWorker:
-    """One loaded extractor, fed shard after shard, by one thread or two."""
+    """One loaded extractor, fed shard after shard. `depth`: by so many threads, so that one shard is read while others
+    end."""
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
@@ -81,6 +77,7 @@ class ExtractWorker:
             self._extractor = Encoded(self._extractor, self._encoder)
         self._stats = Stats()
         self._describe = Describer(self._extractor, device, threads, task.options, self._stats, weigh=spec.weigh)
+        self.depth = self._describe.depth if task.options.overlap else 1
         self._retries = retry.total()
         # One shard is written and recorded at a time: whenever a worker dies, one file at most lacks its record.
         self._ending = threading.Lock()

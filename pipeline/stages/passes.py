@@ -1,7 +1,9 @@
 """Batching: images of equal shape meet in one forward pass; on a GPU, those of all shards that a worker has in flight.
 
-A pass leaves when it is full, when what waits for company exceeds its budget (the largest goes), and when a shard that
-was read to its end has waited long enough for its last images. A pass that fails is done again shard by shard, so that
+A pass leaves when it is full, when a shard that was read to its end has waited long enough for its last images, and
+when what waits for company exceeds its budget: of several shards the one of most bytes times age. (Let images of a
+shape come at a rate r and leave every T: passes, the sum of 1/T, are fewest for a bounded sum of r*T where every r*T^2
+is the same.) A pass that fails is done again shard by shard, so that
 an error reaches only the shard it belongs to. Nothing here knows what a pass does.
 """
 
@@ -27,17 +29,18 @@ Member = tuple["ShardPasses[R]", int, Decoded]
 class Batching:
     """How images are batched.
 
-    per_pass: images of a shape in a full pass. budget: bytes of pixels that may wait for company, and that may be in
-    passes which are not finished. ahead: passes that may be unfinished. shared: images of different shards meet in a
+    per_pass: images of a shape in a full pass. budget: bytes of pixels that may wait for company. in_flight: bytes of
+    those in unfinished passes, of which there may be so many `ahead`. shared: images of different shards meet in a
     pass. A shard read to its end then waits until `later` others have been read to theirs, or no other is being read,
     and at most so many `seconds`.
     """
 
     per_pass: Callable[[Shape], int]
     budget: int
+    in_flight: int
     ahead: int
     shared: bool = False
-    later: int = 1
+    later: int = 3
     seconds: float = 20.0
 
 
@@ -53,7 +56,8 @@ class Passes(Generic[R]):
         self._work, self._pool, self._batching = work, pool, batching
         self._changed = threading.Condition()
         self._waiting: dict[tuple[Any, Shape], list[Member[R]]] = {}
-        self._held = self._unfinished = self._unfinished_bytes = self._backlog = 0
+        self._held = self._unfinished = self._unfinished_bytes = self._backlog = self._added = 0
+        self._since: dict[tuple[Any, Shape], int] = {}
         self._shards: list[ShardPasses[R]] = []
         self._stopped = False
 
@@ -86,6 +90,8 @@ class Passes(Generic[R]):
             shape = image.pixels.shape
             key = (None if self._batching.shared else part, shape)
             group = self._waiting.setdefault(key, [])
+            self._added += 1
+            self._since.setdefault(key, self._added)
             group.append((part, row, image))
             part.pending += 1
             self._backlog += 1
@@ -93,7 +99,7 @@ class Passes(Generic[R]):
             if len(group) >= self._batching.per_pass(shape):
                 self._start(key)
             elif self._held > self._batching.budget:
-                self._start(max(self._waiting, key=lambda key: _bytes(self._waiting[key])))
+                self._start(max(self._waiting, key=self._claim))
             while self._crowded:
                 self._changed.wait()
                 self._check(part)
@@ -121,8 +127,13 @@ class Passes(Generic[R]):
     @property
     def _crowded(self) -> bool:
         """Whether passes are made faster than they are done."""
-        batching = self._batching
-        return self._unfinished > batching.ahead or (self._unfinished > 1 and self._unfinished_bytes > batching.budget)
+        too_large = self._unfinished > 1 and self._unfinished_bytes > self._batching.in_flight
+        return too_large or self._unfinished > self._batching.ahead
+
+    def _claim(self, key: tuple[Any, Shape]) -> int:
+        """Return how much a pass that is not full ought to leave."""
+        age = self._added - self._since[key] + 1 if self._batching.shared else 1
+        return age * _bytes(self._waiting[key])
 
     def _start_due(self) -> None:
         """Start the passes of every shard that has waited long enough: none of its company is still to come."""
@@ -139,6 +150,7 @@ class Passes(Generic[R]):
 
     def _start(self, key: tuple[Any, Shape]) -> None:
         group = self._waiting.pop(key)
+        del self._since[key]
         self._held -= _bytes(group)
         self._unfinished += 1
         self._unfinished_bytes += _bytes(group)
@@ -183,7 +195,7 @@ class Passes(Generic[R]):
             if kept:
                 self._waiting[key] = kept
             else:
-                del self._waiting[key]
+                del self._waiting[key], self._since[key]
         self._start_due()
         self._changed.notify_all()
 

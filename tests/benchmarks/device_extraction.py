@@ -25,7 +25,7 @@ from pipeline.extract.pooled import Spec
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
 from pipeline.sources.folder import Spec as FolderSpec
-from pipeline.stages.describe import MOST_PER_PASS, PIXELS_PER_PASS, ExtractOptions
+from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.extract import ExtractTask
 from tests.benchmarks.extraction import BACKBONE, SIZES, WEIGHTS, photographs
 

@@ -63,8 +63,9 @@ def replace_indexes(recipe: Any) -> Any:
     return recipe.model_copy(update={"indexes": ()})
 
 
-def test_options_of_a_task_decide_how_many_shards_a_worker_takes() -> None:
+def test_options_of_a_task_decide_how_many_shards_a_worker_on_a_cpu_takes() -> None:
     with in_memory() as here:
         recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
-        assert (task.depth, replace(task, options=ExtractOptions(overlap=False)).depth) == (2, 1)
+        alone = replace(task, options=ExtractOptions(device="cpu", overlap=False))
+        assert [one.open(1).depth for one in (replace(task, options=ExtractOptions(device="cpu")), alone)] == [2, 1]

@@ -16,7 +16,9 @@ from pipeline.stages.passes import Batching, Passes, ShardPasses
 
 FULL = 4
 LONG = 600.0
-SHARED = Batching(per_pass=lambda _: FULL, budget=1 << 20, ahead=8, shared=True, seconds=LONG)
+SHARED = Batching(
+    per_pass=lambda _: FULL, budget=1 << 20, in_flight=1 << 20, ahead=8, shared=True, later=1, seconds=LONG
+)
 
 
 def image(value: int, width: int = 8) -> Decoded:
@@ -125,10 +127,11 @@ def test_a_shard_waits_no_longer_than_the_bound() -> None:
     assert shards.work.passes == [[1, 2]]
 
 
-def test_of_what_waits_the_largest_leaves_when_it_is_too_much() -> None:
-    shards = Shards(replace(SHARED, budget=100))
+@pytest.mark.parametrize(("shared", "leaves"), [(True, [1, 3]), (False, [2])])
+def test_what_is_too_much_leaves_by_its_size_and_among_shards_by_its_age_too(shared: bool, leaves: list[int]) -> None:
+    shards = Shards(replace(SHARED, budget=100, shared=shared))
     reading = shards.begin(image(1), image(2, 20), image(3))
-    assert settled(lambda: shards.work.passes == [[2]])
+    assert settled(lambda: shards.work.passes == [leaves])
     assert reading.end().result() == {0: 1, 1: 2, 2: 3}
 
 

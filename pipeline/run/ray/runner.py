@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, name_of
+from pipeline.run.base import MAX_ATTEMPTS, Task, name_of
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Work, crew
 from pipeline.run.ray.losses import Losses, reason_of
@@ -120,7 +120,7 @@ class RayRunner:
             if result.error is not None and not result.broken:
                 ray.kill(member.actor)
                 raise result.error
-            member.node = result.node
+            member.node, member.depth = result.node, result.depth
             if result.error is not None:
                 self._lose(member, str(result.error))
                 yield from self._after_a_loss(call, str(result.error), calls, task, work)
@@ -133,7 +133,7 @@ class RayRunner:
                 work.again(result.item, call.attempts)
             else:
                 yield result
-        self._feed(member, calls, work, depth_of(task))
+        self._feed(member, calls, work)
 
     def _is_a_loss(self, member: Member, outcome: Outcome[Any, Any]) -> bool:
         """Tell whether an outcome shows that its worker is broken: by its error, or by one such after the other."""
@@ -154,13 +154,13 @@ class RayRunner:
         log.warning("a worker was lost%s: %s", " while it started" if member.opening else "", reason)
         self._losses.lost(member.node, reason, {node["NodeID"] for node in ray.nodes() if node["Alive"]})
 
-    def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T], depth: int) -> None:
+    def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T]) -> None:
         """Give a worker as many items as it takes at a time; let it rest when there are none."""
         if member.lost:
             return
         if not member.calls:
             member.alone = False
-        while member.calls < depth and not member.alone:
+        while member.calls < member.depth and not member.alone:
             # What has already cost a worker gets one for itself, and the last items are spread over all.
             if member.calls and (work.retry_is_next or not work.more_than(len(crew(calls)))):
                 break
