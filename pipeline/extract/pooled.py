@@ -6,7 +6,8 @@ DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -117,12 +118,12 @@ class Spec(ImageSpec):
 
 
 class PooledExtractor:
-    """The loaded descriptor; see `pipeline.extract.Extractor`."""
+    """The loaded descriptor; see `pipeline.extract.Extractor`. `lane`: its device."""
 
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
-        self._lane = lane(device, tf32=spec.precision == "tf32")
-        self.take_device_seconds = self._lane.clock
+        self.lane = lane(device, tf32=spec.precision == "tf32")
+        self.take_device_seconds = self.lane.clock
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
         self._network: Any = optimized(network, device, self._dtype)
@@ -161,27 +162,32 @@ class PooledExtractor:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return L2-normalised descriptors (n, d) of images of equal shape."""
-        with self._lane.running():
-            (vectors,) = self._lane.fetch(self._describe([image.pixels for image in images]))
+        with self.lane.running():
+            pixels = [image.pixels for image in images]
+            (vectors,) = self.lane.fetch(self.vectors_of(self.lane.put(pixels), self._resized(pixels)))
         return DescriptorBatch.of_images(vectors)
 
     def feature_map(self, image: Decoded) -> Tensor:
         """Return the map (C, h, w) of one image before pooling, float32, on the host, for localisation."""
-        with self._lane.running():
-            x = self._to_tensor([image.pixels]).contiguous(memory_format=torch.channels_last)
-            with self._lane.arithmetic(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        with self.lane.running():
+            x = self._normalized(self.lane.put([image.pixels])).contiguous(memory_format=torch.channels_last)
+            with self.lane.arithmetic(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 features: Tensor = self._network(x if self._autocast else x.to(self._dtype))
-            (found,) = self._lane.fetch(features[0].float())
+            (found,) = self.lane.fetch(features[0].float())
         return torch.from_numpy(found)
 
-    def _describe(self, pixels: Sequence[np.ndarray]) -> Tensor:
+    def vectors_of(self, pixels_nhwc: Tensor, resized: Mapping[float, Tensor] = MappingProxyType({})) -> Tensor:
+        """Return the descriptors (n, d) of pixels (n, H, W, 3) on the device, there; for use within `lane.running`.
+
+        resized: the same at other scales, where the recipe has images resized and not tensors.
+        """
         per_scale = []
-        whole = self._to_tensor(pixels)
-        for scale in self._scales(*pixels[0].shape[:2]):
+        whole = self._normalized(pixels_nhwc)
+        for scale in self._scales(*pixels_nhwc.shape[1:3]):
             if scale == 1.0:
                 x = whole
-            elif self.spec.scale_resize == "image":
-                x = self._to_tensor([_resized(image, scale) for image in pixels])
+            elif scale in resized:
+                x = self._normalized(resized[scale])
             else:
                 x = nn.functional.interpolate(whole, scale_factor=scale, mode="bilinear", align_corners=False)
             per_scale.append(self._forward(x))
@@ -189,11 +195,18 @@ class PooledExtractor:
             return per_scale[0]
         return l2_normalize(self._pool_scales(per_scale))
 
-    def _to_tensor(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        return normalize_pixels(self._lane.put(pixels), self.spec.mean, self.spec.std)
+    def _resized(self, pixels: Sequence[np.ndarray]) -> dict[float, Tensor]:
+        """Return images on the device at the scales for which they are resized as images."""
+        if self.spec.scale_resize != "image":
+            return {}
+        scales = [scale for scale in self._scales(*pixels[0].shape[:2]) if scale != 1.0]
+        return {scale: self.lane.put([_resized(image, scale) for image in pixels]) for scale in scales}
+
+    def _normalized(self, pixels_nhwc: Tensor) -> Tensor:
+        return normalize_pixels(pixels_nhwc, self.spec.mean, self.spec.std)
 
     def _forward(self, x: Tensor) -> Tensor:
-        with self._lane.arithmetic():
+        with self.lane.arithmetic():
             return self._vectors(x)
 
     def _vectors(self, x: Tensor) -> Tensor:

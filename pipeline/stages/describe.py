@@ -148,7 +148,15 @@ class Describer:
         # On a GPU passes span the host's work, too: copies, launches, and waiting for each other.
         span = "device_seconds" if self._clock is None else "pass_seconds"
         with self._stats.timed("forward_seconds"), self._stats.spanned(span):
-            made = halved(self._extracted, images, lambda count: self._sizes.too_many(shape, count))
+            # Fewer fit than when the images met, if another pass of their shape ran out of memory meanwhile.
+            most = self._sizes.of(shape)
+            made = [
+                found
+                for start in range(0, len(images), most)
+                for found in halved(
+                    self._extracted, images[start : start + most], lambda count: self._sizes.too_many(shape, count)
+                )
+            ]
         if self._clock is not None:
             self._stats.add("device_seconds", self._clock())
         return made
