@@ -73,7 +73,7 @@ def alone(extractor: PooledExtractor, groups: Sequence[Sequence[Decoded]], threa
 
 
 def resident_seconds(extractor: PooledExtractor, groups: Sequence[Sequence[Decoded]]) -> float:
-    """Seconds by the device's clock from the first kernel to the last, pixels on the device before and vectors after."""
+    """Seconds by the device's clock from the first kernel to the last; pixels are there before, vectors after."""
     with extractor.lane.running():
         resident = [extractor.lane.put([image.pixels for image in group]) for group in groups]
         extractor.lane.fetch(*(extractor.vectors_of(pixels) for pixels in resident[:2]))
@@ -82,7 +82,7 @@ def resident_seconds(extractor: PooledExtractor, groups: Sequence[Sequence[Decod
         made = [extractor.vectors_of(pixels) for pixels in resident]
         last.record()
         extractor.lane.fetch(*made)
-        return first.elapsed_time(last) / 1000
+        return float(first.elapsed_time(last)) / 1000
 
 
 def main(images: int, device: torch.device, precision: str, folder: Path) -> dict[str, float]:
