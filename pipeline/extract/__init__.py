@@ -30,7 +30,7 @@ class Extractor(Protocol):
     """A loaded descriptor. `dim` is the length d of its vectors, before whitening.
 
     One that computes on a device with a clock of its own has `take_device_seconds`: for how long it computed passes
-    since it was last asked. See `device_clock`.
+    since it was last asked, see `device_clock`. One whose passes can be replayed has `use_graphs`, which asks for it.
     """
 
     dim: int

@@ -123,7 +123,7 @@ class PooledExtractor:
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
         self.lane = lane(device, tf32=spec.precision == "tf32")
-        self.take_device_seconds = self.lane.clock
+        self.take_device_seconds, self.use_graphs = self.lane.clock, self.lane.use_graphs
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
         self._network: Any = optimized(network, device, self._dtype)
@@ -164,7 +164,9 @@ class PooledExtractor:
         """Return L2-normalised descriptors (n, d) of images of equal shape."""
         with self.lane.running():
             pixels = [image.pixels for image in images]
-            (vectors,) = self.lane.fetch(self.vectors_of(self.lane.put(pixels), self._resized(pixels)))
+            whole, resized = self.lane.put(pixels), self._resized(pixels)
+            made = self.vectors_of(whole, resized) if resized else self.lane.call(self.vectors_of, whole)
+            (vectors,) = self.lane.fetch(made)
         return DescriptorBatch.of_images(vectors)
 
     def feature_map(self, image: Decoded) -> Tensor:

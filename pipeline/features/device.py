@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.features.replay import CudaGraphs, Replays
+
 SLABS = 3
 """Pinned buffers of a lane: two threads fill one each while a third is being copied."""
 
@@ -39,6 +41,14 @@ class Lane(Protocol):
 
     def fetch(self, *tensors: Tensor) -> list[npt.NDArray[Any]]:
         """Return what this pass made of them, on the host; waits until the device has made it."""
+        ...
+
+    def call(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return function(x) of what was put; always the same function, which neither puts nor fetches anything."""
+        ...
+
+    def use_graphs(self) -> None:
+        """From now on, replay calls that recur as one launch, where the device can."""
         ...
 
     @property
@@ -72,6 +82,13 @@ class HostLane:
         """They are here."""
         return [tensor.numpy() for tensor in tensors]
 
+    def call(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Call."""
+        return function(x)
+
+    def use_graphs(self) -> None:
+        """There is nothing to launch."""
+
     @property
     def clock(self) -> None:
         """A pass takes the caller's own time."""
@@ -87,6 +104,7 @@ class CudaLane:
         self._slabs: SimpleQueue[_Slab] = SimpleQueue()
         for _ in range(SLABS):
             self._slabs.put(_Slab())
+        self._replays: Replays | None = None
         self._busy = Busy()
         self._pass = threading.local()
 
@@ -135,6 +153,14 @@ class CudaLane:
             self._busy.add(self._pass.first, done)
             self._pass.first = None
         return [here.numpy().copy() for here in pinned]
+
+    def call(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Launch what the function launches, or a graph of it."""
+        return function(x) if self._replays is None else self._replays(function, x)
+
+    def use_graphs(self) -> None:
+        """See replay.py."""
+        self._replays = Replays(CudaGraphs(self._device))
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -37,8 +37,9 @@ class ExtractOptions:
     """How a worker uses its machine; none of it changes what it writes.
 
     batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
-    ahead. waiting: on a GPU, bytes of those that wait for others of their shape. overlap: read and decode the next
-    shard while the last passes of one run and its file is written.
+    ahead. waiting: on a GPU, bytes of those that wait for others of their shape. graphs: replay the passes of pooled
+    descriptors that recur as CUDA graphs. overlap: read and decode the next shard while the last passes of one run and
+    its file is written.
     """
 
     device: str = "auto"
@@ -46,6 +47,7 @@ class ExtractOptions:
     decode_threads: int = 0
     in_flight: int = 512 << 20
     waiting: int = 2 << 30
+    graphs: bool = False
     overlap: bool = True
 
 
@@ -88,6 +90,8 @@ class Describer:
         *,
         weigh: Callable[[bytes], int] = len,
     ) -> None:
+        if options.graphs and hasattr(extractor, "use_graphs"):
+            extractor.use_graphs()
         self._weigh, self._clock = weigh, device_clock(extractor)
         self._extractor, self._device, self._options, self._stats = extractor, device, options, stats
         # How a convolution is split among threads changes its last bits. One thread per forward pass, and several

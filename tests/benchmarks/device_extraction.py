@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -85,6 +86,16 @@ def resident_seconds(extractor: PooledExtractor, groups: Sequence[Sequence[Decod
         return float(first.elapsed_time(last)) / 1000
 
 
+def worked(task: ExtractTask, entries: Sequence[Entry], name: str) -> tuple[float, dict[str, float]]:
+    """Images per second of a worker that is warm, and its statistics."""
+    worker = task.open(os.cpu_count() or 1)
+    turn = iter(range(100))
+    indexed(worker, entries, f"{name}-{next(turn)}")
+    worker.take_stats()
+    ours = rate(len(entries), lambda: indexed(worker, entries, f"{name}-{next(turn)}"))
+    return ours, told(worker.take_stats())
+
+
 def main(images: int, device: torch.device, precision: str, folder: Path) -> dict[str, float]:
     """Run and return the figures: the worker through shards, its forward passes on decoded batches, its decoding."""
     threads = os.cpu_count() or 1
@@ -94,17 +105,17 @@ def main(images: int, device: torch.device, precision: str, folder: Path) -> dic
     source = folder / "src"
     paths = sorted(source.iterdir())
     entries = [Entry(path=path.name, size=path.stat().st_size, etag="1") for path in paths]
-    worker = ExtractTask(
+    task = ExtractTask(
         root=str(folder / "root"),
         location=str(source),
         recipe=Recipe(source=FolderSpec(), extractor=spec),
         options=ExtractOptions(device=device.type),
-    ).open(threads)
-    turn = iter(range(100))
-    indexed(worker, entries, f"{precision}-{next(turn)}")
-    worker.take_stats()
-    ours = rate(images, lambda: indexed(worker, entries, f"{precision}-{next(turn)}"))
-    stats = told(worker.take_stats())
+    )
+    ours, stats = worked(task, entries, precision)
+    graphs: dict[str, float] = {}
+    if device.type == "cuda":
+        with_graphs = replace(task, options=replace(task.options, graphs=True))
+        graphs["worker, graphs"] = worked(with_graphs, entries, f"{precision}-graphs")[0]
     extractor = spec.build(store, device)
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -113,7 +124,7 @@ def main(images: int, device: torch.device, precision: str, folder: Path) -> dic
     size = PassSizes(device).of((SIZES[0][1], SIZES[0][0], 3))
     same = [decoded[number :: len(SIZES)] for number in range(len(SIZES))]
     groups = [part[start : start + size] for part in same for start in range(0, len(part), size)]
-    found = {"worker": ours, "decode": decode, **alone(extractor, groups, threads)}
+    found = {"worker": ours, **graphs, "decode": decode, **alone(extractor, groups, threads)}
     return found | {
         "worker / forward": ours / found["forward"],
         "worker / min(decode, forward)": ours / min(decode, found["forward"]),

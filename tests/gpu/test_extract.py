@@ -195,6 +195,20 @@ def test_fused_convolutions_agree_with_plain_ones(tmp_path: Path, backbone: str,
             assert least_cosine(maps[0], maps[1]) > BOUNDS[precision]
 
 
+def test_replayed_passes_give_what_launched_ones_give(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    plain, replayed = (pooled(scales=(1.0, 0.7071))(store).build(store, CUDA) for _ in range(2))
+    replayed.use_graphs()  # type: ignore[attr-defined]
+    groups = [
+        [plain.prepare(jpeg(10 * number + n, *((320, 240) if number % 2 else (240, 240)))) for n in range(3)]
+        for number in range(24)
+    ]
+    expected = [plain.extract(group).vectors for group in groups]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda group: replayed.extract(group).vectors, groups))
+    assert least_cosine(np.concatenate(expected), np.concatenate(found)) > BOUNDS["fp32"]
+
+
 def described(folder: Path, device: str, waiting: int = 2 << 30) -> tuple[list[list[str]], Floats, dict[str, float]]:
     """Keys and vectors of the shards of folder/src, given to a worker as many at a time as it takes; its statistics."""
     store = LocalStore(str(folder / "root"))
