@@ -85,8 +85,8 @@ REASONS = 20
 def told(stats: dict[str, float]) -> dict[str, float]:
     """Return the sums fit for a summary: the commonest reasons of rejects, and shares in place of their parts.
 
-    idle_share: the part of the workers' time in which no forward pass ran. queue_depth: images decoded and waiting, and
-    images_per_pass: images in a forward pass, both on average over passes.
+    idle_share: the part of the workers' time in which their devices computed no forward pass. queue_depth: images
+    decoded and waiting, and images_per_pass: images in a forward pass, both on average over passes.
     """
     parts = ("queued", "passed", "passes")
     sums = {name: value for name, value in stats.items() if ":" not in name and name not in parts}

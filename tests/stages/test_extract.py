@@ -6,12 +6,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jobs.recipe import RecipeOptions, build_recipe
 from pipeline.core.types import DescriptorFile, Shard
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.extract import ExtractTask
+from tests.builders import QUICK, images, run, write_files
 from tests.faulty import Watched
 from tests.life import in_memory
 
@@ -69,3 +71,11 @@ def test_options_of_a_task_decide_how_many_shards_a_worker_on_a_cpu_takes() -> N
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
         alone = replace(task, options=ExtractOptions(device="cpu", overlap=False))
         assert [one.open(1).depth for one in (replace(task, options=ExtractOptions(device="cpu")), alone)] == [2, 1]
+
+
+def test_images_of_a_sample_are_counted_once_and_so_are_its_rejects(tmp_path: Path) -> None:
+    files = {**images(10), "bad.jpg": b"no picture"}
+    source = write_files(tmp_path / "src", files)
+    report = run(source, tmp_path / "root", recipe=replace(QUICK, whiten="pca", dims=4))
+    assert (report.stats["images"], report.stats["rejected"], report.stats["sampled"]) == (10, 1, 10)
+    assert sum(count for name, count in report.stats.items() if name.startswith("rejected:")) == 1
