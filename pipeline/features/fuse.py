@@ -128,7 +128,6 @@ class Kernels:
     bare_sums: bool = True
 
 
-ONEDNN = Kernels(activations=ACTIVATIONS, make=FusedConv)
 CUDNN = Kernels(
     activations={nn.ReLU: ACTIVATIONS[nn.ReLU]},
     make=lambda conv, _name, _scalars: CudnnConv(conv),
@@ -174,7 +173,7 @@ def is_optimized(network: nn.Module) -> bool:
 def _kernels(device: torch.device) -> Kernels | None:
     """Return the fused kernels of a device, if it has any."""
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return ONEDNN
+        return _onednn()
     return CUDNN if device.type == "cuda" and torch.backends.cudnn.is_available() else None  # type: ignore[no-untyped-call]
 
 
@@ -194,7 +193,13 @@ def _fold(graph: fx.GraphModule) -> None:
         graph.graph.erase_node(node)
 
 
-def _fuse(graph: fx.GraphModule, kernels: Kernels) -> None:
+def _onednn() -> Kernels:
+    return Kernels(activations=ACTIVATIONS, make=FusedConv)
+
+
+def _fuse(graph: fx.GraphModule, kernels: Kernels | None = None) -> None:
+    """Fuse by the kernels of a device, oneDNN's when none are given."""
+    kernels = kernels or _onednn()
     modules = dict(graph.named_modules())
     order = {node: place for place, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
