@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -50,9 +50,7 @@ class Passes(Generic[R]):
     work: makes one result per image of a pass, in their order, in a thread of the pool.
     """
 
-    def __init__(
-        self, work: Callable[[Sequence[Decoded]], Sequence[R]], pool: ThreadPoolExecutor, batching: Batching
-    ) -> None:
+    def __init__(self, work: Callable[[Sequence[Decoded]], Sequence[R]], pool: Executor, batching: Batching) -> None:
         self._work, self._pool, self._batching = work, pool, batching
         self._changed = threading.Condition()
         self._waiting: dict[tuple[Any, Shape], list[Member[R]]] = {}
@@ -154,12 +152,18 @@ class Passes(Generic[R]):
         self._held -= _bytes(group)
         self._unfinished += 1
         self._unfinished_bytes += _bytes(group)
-        self._pool.submit(self._run, group)
+        running = self._pool.submit(self._run, group)
+        running.add_done_callback(lambda done: self._deliver(group, done))
 
-    def _run(self, group: list[Member[R]]) -> None:
+    def _run(self, group: list[Member[R]]) -> list[R | _Failed]:
         with self._changed:
             self._backlog -= len(group)
-        outcomes = self._outcomes(group)
+        return self._outcomes(group)
+
+    def _deliver(self, group: list[Member[R]], done: Future[list[R | _Failed]]) -> None:
+        # A pool with a time limit may answer in the place of a pass that does not come back.
+        error = done.exception()
+        outcomes = done.result() if error is None else [_Failed(error)] * len(group)
         with self._changed:
             self._unfinished -= 1
             self._unfinished_bytes -= _bytes(group)

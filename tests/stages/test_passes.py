@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,23 @@ def test_whatever_ends_or_fails_when_every_other_shard_has_all_of_its_rows(seed:
             assert isinstance(error, OSError | ValueError)
     assert good > 20
     assert settled(lambda: passes.backlog == 0)
+
+
+class Hanging(Executor):
+    """A pool that gives every call up."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        threading.Timer(0.05, future.set_exception, [TimeoutError("it does not come back")]).start()
+        return future
+
+
+def test_a_pass_that_its_pool_gives_up_fails_the_shards_that_are_in_it() -> None:
+    passes: Passes[int] = Passes(Work(), Hanging(), SHARED)
+    with passes.shard() as part:
+        part.add(0, image(1))
+        with pytest.raises(TimeoutError, match="come back"):
+            part.results()
 
 
 def test_a_part_is_typed_by_what_passes_make() -> None:
