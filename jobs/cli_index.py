@@ -42,7 +42,9 @@ def index(
     resize: Annotated[
         str | None, typer.Option(help="longest:N, shortest:N, exact:WxH or none. [default: longest:1024]")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of the backbone. [default: fp32]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on GPUs) or bf16, of the backbone. [default: fp32]")
+    ] = None,
     decoding: Annotated[
         str | None, typer.Option(help="full, or reduced: large JPEGs at a fraction of their size. [default: full]")
     ] = None,

@@ -59,25 +59,6 @@ class Stats:
         return {name: round(value, 6) for name, value in taken.items()}
 
 
-class Level:
-    """How many things wait between those who make and those who take them."""
-
-    def __init__(self) -> None:
-        self._held = 0
-        self._lock = threading.Lock()
-
-    def put(self) -> None:
-        """One more waits."""
-        with self._lock:
-            self._held += 1
-
-    def take(self, count: int) -> int:
-        """So many are taken; return how many still wait."""
-        with self._lock:
-            self._held -= count
-            return self._held
-
-
 def category(reason: str) -> str:
     """Return a reason without what differs from image to image, so that there are few of them."""
     return re.sub(r"[0-9]+", "N", reason.split(":")[0])[:60].strip()
@@ -115,10 +96,11 @@ REASONS = 20
 def told(stats: dict[str, float]) -> dict[str, float]:
     """Return the sums fit for a summary: the commonest reasons of rejects, and shares in place of their parts.
 
-    idle_share: the part of the workers' time in which no forward pass ran. queue_depth: images decoded and waiting, on
-    average over forward passes.
+    idle_share: the part of the workers' time in which their devices computed no forward pass. queue_depth: images
+    decoded and waiting, and images_per_pass: images in a forward pass, both on average over passes.
     """
-    sums = {name: value for name, value in stats.items() if ":" not in name and name not in ("queued", "passes")}
+    parts = ("queued", "passed", "passes")
+    sums = {name: value for name, value in stats.items() if ":" not in name and name not in parts}
     reasons = sorted((item for item in stats.items() if ":" in item[0]), key=lambda item: (-item[1], item[0]))
     sums.update(reasons[:REASONS])
     if reasons[REASONS:]:
@@ -127,4 +109,5 @@ def told(stats: dict[str, float]) -> dict[str, float]:
         sums["idle_share"] = round(max(0.0, 1 - stats["device_seconds"] / stats["busy_seconds"]), 4)
     if stats.get("passes"):
         sums["queue_depth"] = round(stats["queued"] / stats["passes"], 2)
+        sums["images_per_pass"] = round(stats.get("passed", 0.0) / stats["passes"], 2)
     return sums

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 import torch
@@ -28,7 +28,11 @@ from pipeline.features.usable import usable
 
 
 class Extractor(Protocol):
-    """A loaded descriptor. `dim` is the length d of its vectors, before whitening."""
+    """A loaded descriptor. `dim` is the length d of its vectors, before whitening.
+
+    One that computes on a device with a clock of its own has `take_device_seconds`: for how long it computed passes
+    since it was last asked, see `device_clock`. One whose passes can be replayed has `use_graphs`, which asks for it.
+    """
 
     dim: int
 
@@ -82,6 +86,12 @@ def load_network(
     return network, others
 
 
+def device_clock(extractor: Extractor) -> Callable[[], float] | None:
+    """Return what tells for how long an extractor's device has computed; None where that is the caller's own time."""
+    clock: Callable[[], float] | None = getattr(extractor, "take_device_seconds", None)
+    return clock
+
+
 class Encoded:
     """An extractor of local descriptors with an encoding: one vector per image. See `Extractor`."""
 
@@ -89,6 +99,7 @@ class Encoded:
         self._extractor, self._encoder = extractor, encoder
         self.dim = encoder.dim(extractor.dim)
         self.prepare = extractor.prepare
+        self.take_device_seconds = device_clock(extractor)
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return one vector for each image that has local descriptors."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize
 from pipeline.extract import ATTENTION, HEADS, ImageSpec, at_least, load_network
 from pipeline.features.attention import CUTS, Attention, LocalMap, boxes, norm_attention
+from pipeline.features.device import lane
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 
@@ -75,10 +77,13 @@ class DelfExtractor:
         self.spec, self.device = spec, device
         self._cut = CUTS[spec.backbone]
         self._network = optimized(LocalMap(network, self._cut), device, torch.float32)
+        self._lane = lane(device)
+        self.take_device_seconds = self._lane.clock
+        extras = {name: value.to(device) for name, value in extras.items()}
         self._score = Attention(extras) if spec.attention == "learned" else norm_attention
         self._pca: tuple[Tensor, Tensor] | None = None
         if "pca.components" in extras:
-            self._pca = (extras["pca.mean"].to(device), extras["pca.components"].to(device))
+            self._pca = (extras["pca.mean"], extras["pca.components"])
         self.dim = self._cut.channels if self._pca is None else len(self._pca[1])
 
     def prepare(self, data: bytes) -> Decoded:
@@ -87,18 +92,25 @@ class DelfExtractor:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the best-scored descriptors of each image over all scales, L2-normalised, best first."""
-        with torch.inference_mode():
-            x = normalize_pixels(
-                torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device),
-                self.spec.mean,
-                self.spec.std,
-            )
-            levels = [found for scale in self.spec.scales if (found := self._level(x, scale)) is not None]
-            described = [self._best(image, number, levels) for number, image in enumerate(images)]
-        return DescriptorBatch.joined(described, self.dim)
+        with self._lane.running():
+            x = normalize_pixels(self._lane.put([image.pixels for image in images]), self.spec.mean, self.spec.std)
+            with self._lane.arithmetic():
+                levels = [found for scale in self.spec.scales if (found := self._level(x, scale)) is not None]
+            if not levels:
+                return DescriptorBatch.joined([_nothing(self.dim)] * len(images), self.dim)
+            (scores,) = self._lane.fetch(torch.cat([level.scores for level in levels], dim=1))
+            orders = [self._order(torch.from_numpy(row)) for row in scores]
+            vectors = self._lane.fetch(*self._vectors(levels, orders))
+        return DescriptorBatch.joined(
+            [
+                _described(image, levels, order, (torch.from_numpy(row), found))
+                for image, order, row, found in zip(images, orders, scores, vectors, strict=True)
+            ],
+            self.dim,
+        )
 
-    def _level(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, float] | None:
-        """Return features (N,P,C), scores (N,P) and boxes (P,4) of one scale; None for one that is too small."""
+    def _level(self, x: Tensor, scale: float) -> _Level | None:
+        """Return what one scale has; None for one that is too small."""
         height, width = round(x.shape[2] * scale), round(x.shape[3] * scale)
         if min(height, width) < LEAST_SIDE:
             return None
@@ -107,33 +119,55 @@ class DelfExtractor:
         features = self._network(x.contiguous(memory_format=torch.channels_last)).float()
         scores: Tensor = self._score(features)
         places = boxes(features.shape[2], features.shape[3], self._cut, scale)
-        return features.flatten(2).transpose(1, 2), scores.flatten(1), places, scale
+        features = features.flatten(2).transpose(1, 2)
+        return _Level(features=features, scores=scores.flatten(1), boxes=places, scale=scale)
 
-    def _best(
-        self, image: Decoded, number: int, levels: Sequence[tuple[Tensor, Tensor, Tensor, float]]
-    ) -> DescriptorBatch:
+    def _order(self, scores: Tensor) -> Tensor:
+        """Return which positions of an image are described, the best first."""
         spec = self.spec
-        if not levels:
-            return _nothing(self.dim)
-        scores = torch.cat([level[1][number] for level in levels]).cpu()
-        places = torch.cat([level[2] for level in levels])
-        scales = torch.cat([torch.full((len(level[2]),), level[3]) for level in levels])
         # A stable sort: equal scores keep the order of scales and positions.
         order = torch.sort(scores, descending=True, stable=True).indices
-        order = order[scores[order] >= spec.threshold][: spec.features] if spec.threshold else order[: spec.features]
-        features = torch.cat([level[0][number] for level in levels])[order.to(self.device)]
-        vectors = l2_normalize(features)
-        if self._pca is not None:
-            vectors = l2_normalize((vectors - self._pca[0]) @ self._pca[1].T)
-        height, width = image.pixels.shape[:2]
-        zoom = torch.tensor([image.width / width, image.height / height] * 2)
-        return DescriptorBatch(
-            vectors=vectors.cpu().numpy(),
-            image_row=np.zeros(len(order), np.int64),
-            boxes=(places[order] * zoom).numpy().astype(np.float32),
-            scales=scales[order].numpy().astype(np.float32),
-            scores=scores[order].numpy().astype(np.float32),
-        )
+        return order[scores[order] >= spec.threshold][: spec.features] if spec.threshold else order[: spec.features]
+
+    def _vectors(self, levels: Sequence[_Level], orders: Sequence[Tensor]) -> list[Tensor]:
+        """Return the vectors (n, d) of the positions of each image that are described."""
+        found = []
+        with self._lane.arithmetic():
+            for number, order in enumerate(orders):
+                features = torch.cat([level.features[number] for level in levels])
+                vectors = l2_normalize(features[self._lane.put([order.numpy()])[0]])
+                if self._pca is not None:
+                    vectors = l2_normalize((vectors - self._pca[0]) @ self._pca[1].T)
+                found.append(vectors)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """One scale of a pass: features (N,P,C) and scores (N,P) on the device, boxes (P,4) on the host."""
+
+    features: Tensor
+    scores: Tensor
+    boxes: Tensor
+    scale: float
+
+
+def _described(
+    image: Decoded, levels: Sequence[_Level], order: Tensor, found: tuple[Tensor, np.ndarray]
+) -> DescriptorBatch:
+    """Return the descriptors of an image: (scores of all positions, vectors of those described)."""
+    scores, vectors = found
+    places = torch.cat([level.boxes for level in levels])
+    scales = torch.cat([torch.full((len(level.boxes),), level.scale) for level in levels])
+    height, width = image.pixels.shape[:2]
+    zoom = torch.tensor([image.width / width, image.height / height] * 2)
+    return DescriptorBatch(
+        vectors=vectors,
+        image_row=np.zeros(len(order), np.int64),
+        boxes=(places[order] * zoom).numpy().astype(np.float32),
+        scales=scales[order].numpy().astype(np.float32),
+        scores=scores[order].numpy().astype(np.float32),
+    )
 
 
 def _nothing(dim: int) -> DescriptorBatch:

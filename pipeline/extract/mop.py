@@ -20,6 +20,7 @@ from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize
 from pipeline.extract import ATTENTION, HEADS, ImageSpec, at_least, load_network
 from pipeline.features.backbones import BACKBONES
+from pipeline.features.device import lane
 from pipeline.features.fuse import optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import gem, spoc
@@ -78,6 +79,8 @@ class MopExtractor:
 
     def __init__(self, spec: Spec, network: nn.Module, device: torch.device) -> None:
         self.spec, self.device = spec, device
+        self._lane = lane(device)
+        self.take_device_seconds = self._lane.clock
         self._network = optimized(network, device, torch.float32)
         self.dim = BACKBONES[spec.backbone].channels
 
@@ -87,29 +90,44 @@ class MopExtractor:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return the vectors of each image's patches, the whole first, then level by level in reading order."""
-        return DescriptorBatch.joined([self._describe(image) for image in images], self.dim)
-
-    def _describe(self, image: Decoded) -> DescriptorBatch:
         spec = self.spec
-        with torch.inference_mode():
-            x = normalize_pixels(torch.from_numpy(image.pixels[None].copy()).to(self.device), spec.mean, spec.std)
-            levels = [self._level(x, patch) for patch in spec.patches]
+        with self._lane.running():
+            x = normalize_pixels(self._lane.put([image.pixels for image in images]), spec.mean, spec.std)
+            with self._lane.arithmetic():
+                made = [
+                    torch.cat([self._level(x[number : number + 1], patch) for patch in spec.patches])
+                    for number in range(len(images))
+                ]
+            vectors = self._lane.fetch(*made)
+        described = [self._described(image, found) for image, found in zip(images, vectors, strict=True)]
+        return DescriptorBatch.joined(described, self.dim)
+
+    def _described(self, image: Decoded, vectors: np.ndarray) -> DescriptorBatch:
+        spec = self.spec
+        places = [self._boxes(patch) for patch in spec.patches]
         zoom = np.array([image.width / spec.side, image.height / spec.side] * 2, np.float32)
-        sides = np.repeat(np.array(spec.patches, np.float32), [len(places) for _, places in levels])
+        sides = np.repeat(np.array(spec.patches, np.float32), [len(boxes) for boxes in places])
         return DescriptorBatch(
-            vectors=torch.cat([vectors for vectors, _ in levels]).cpu().numpy(),
+            vectors=vectors,
             image_row=np.zeros(len(sides), np.int64),
-            boxes=np.concatenate([places for _, places in levels]) * zoom,
+            boxes=np.concatenate(places) * zoom,
             scales=sides,
             scores=np.ones(len(sides), np.float32),
         )
 
-    def _level(self, x: Tensor, patch: int) -> tuple[Tensor, np.ndarray]:
-        """Return the vectors (P,C) and boxes (P,4) of the patches of one size."""
-        starts = range(0, self.spec.side - patch + 1, self.spec.stride)
-        corners = [(top, left) for top in starts for left in starts]
-        cut = torch.cat([x[:, :, top : top + patch, left : left + patch] for top, left in corners])
+    def _level(self, x: Tensor, patch: int) -> Tensor:
+        """Return the vectors (P,C) of the patches of one size."""
+        cut = torch.cat([x[:, :, top : top + patch, left : left + patch] for top, left in self._corners(patch)])
         features = self._network(cut.contiguous(memory_format=torch.channels_last)).float()
         pooled = gem(features) if self.spec.pooling == "gem" else spoc(features)
-        places = [(left, top, left + patch, top + patch) for top, left in corners]
-        return l2_normalize(pooled), np.array(places, np.float32)
+        return l2_normalize(pooled)
+
+    def _corners(self, patch: int) -> list[tuple[int, int]]:
+        """Return (top, left) of the patches of one size in reading order."""
+        starts = range(0, self.spec.side - patch + 1, self.spec.stride)
+        return [(top, left) for top in starts for left in starts]
+
+    def _boxes(self, patch: int) -> np.ndarray:
+        """Return the boxes (P,4) of the patches of one size, in pixels of the square."""
+        places = [(left, top, left + patch, top + patch) for top, left in self._corners(patch)]
+        return np.array(places, np.float32)

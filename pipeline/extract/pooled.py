@@ -6,7 +6,8 @@ DIR and cirtorch checkpoints carry. Corpus whitening is not here: it follows in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.core.types import Artifact, DescriptorBatch
 from pipeline.decode import Decoded, Resize
 from pipeline.extract import HEADS, ImageSpec, load_network
 from pipeline.features.backbones import BACKBONES, backbone
+from pipeline.features.device import lane
 from pipeline.features.fuse import is_optimized, optimized
 from pipeline.features.normalize import IMAGENET_MEAN, IMAGENET_STD, l2_normalize, normalize_pixels
 from pipeline.features.pooling import crow, gem, mac, power_mean, raac, signed_power_mean, spoc
@@ -44,6 +46,8 @@ class Spec(ImageSpec):
     AlexNet's last max-pool, as there.
     scale_resize "tensor" resizes the normalised tensor (cirtorch), "image" the pixels with Pillow (DIR's --trfs).
     decoding "reduced" decodes large JPEGs at a fraction of their size, down to 1.5 times what `resize` wants.
+    precision: how the network computes; pooling is float32. tf32: convolutions and products of float32 with 10 bits of
+    mantissa on GPUs that have it, which torch would take for fp32; elsewhere as fp32. bf16: half the memory, 7 bits.
     scale_pooling: "power" is cirtorch's (GeM exponent when that is defined, else a mean), "signed" DIR's gem, "mean".
     signed_zeros: what "signed" makes of values that are zero at all scales, DIR zero, the first release 0.01.
     """
@@ -71,7 +75,7 @@ class Spec(ImageSpec):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     center_bias: float = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     decoding: Literal["full", "reduced"] = "full"
     signed_zeros: Literal["zero", "positive"] = "positive"
 
@@ -115,10 +119,12 @@ class Spec(ImageSpec):
 
 
 class PooledExtractor:
-    """The loaded descriptor; see `pipeline.extract.Extractor`."""
+    """The loaded descriptor; see `pipeline.extract.Extractor`. `lane`: its device."""
 
     def __init__(self, spec: Spec, network: nn.Module, extras: dict[str, Tensor], device: torch.device) -> None:
         self.spec, self.device = spec, device
+        self.lane = lane(device, tf32=spec.precision == "tf32")
+        self.take_device_seconds, self.use_graphs = self.lane.clock, self.lane.use_graphs
         self._extras = {name: value.to(device) for name, value in extras.items()}
         self._dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
         self._network: Any = optimized(network, device, self._dtype)
@@ -157,27 +163,34 @@ class PooledExtractor:
 
     def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
         """Return L2-normalised descriptors (n, d) of images of equal shape."""
-        pixels_nhwc = np.stack([image.pixels for image in images])
-        with torch.inference_mode():
-            vectors = self._describe(pixels_nhwc)
-        return DescriptorBatch(vectors=vectors.cpu().numpy(), image_row=np.arange(len(images), dtype=np.int64))
+        with self.lane.running():
+            pixels = [image.pixels for image in images]
+            whole, resized = self.lane.put(pixels), self._resized(pixels)
+            made = self.vectors_of(whole, resized) if resized else self.lane.call(self.vectors_of, whole)
+            (vectors,) = self.lane.fetch(made)
+        return DescriptorBatch.of_images(vectors)
 
     def feature_map(self, image: Decoded) -> Tensor:
-        """Return the map (C, h, w) of one image before pooling, float32, for localisation."""
-        with torch.inference_mode():
-            x = self._to_tensor(image.pixels[None].copy()).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        """Return the map (C, h, w) of one image before pooling, float32, on the host, for localisation."""
+        with self.lane.running():
+            x = self._normalized(self.lane.put([image.pixels])).contiguous(memory_format=torch.channels_last)
+            with self.lane.arithmetic(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 features: Tensor = self._network(x if self._autocast else x.to(self._dtype))
-        return features[0].float()
+            (found,) = self.lane.fetch(features[0].float())
+        return torch.from_numpy(found)
 
-    def _describe(self, pixels_nhwc: np.ndarray) -> Tensor:
+    def vectors_of(self, pixels_nhwc: Tensor, resized: Mapping[float, Tensor] = MappingProxyType({})) -> Tensor:
+        """Return the descriptors (n, d) of pixels (n, H, W, 3) on the device, there; for use within `lane.running`.
+
+        resized: the same at other scales, where the recipe has images resized and not tensors.
+        """
         per_scale = []
-        whole = self._to_tensor(pixels_nhwc)
+        whole = self._normalized(pixels_nhwc)
         for scale in self._scales(*pixels_nhwc.shape[1:3]):
             if scale == 1.0:
                 x = whole
-            elif self.spec.scale_resize == "image":
-                x = self._to_tensor(_resized(pixels_nhwc, scale))
+            elif scale in resized:
+                x = self._normalized(resized[scale])
             else:
                 x = nn.functional.interpolate(whole, scale_factor=scale, mode="bilinear", align_corners=False)
             per_scale.append(self._forward(x))
@@ -185,14 +198,21 @@ class PooledExtractor:
             return per_scale[0]
         return l2_normalize(self._pool_scales(per_scale))
 
-    def _to_tensor(self, pixels_nhwc: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(pixels_nhwc)
-        if self.device.type == "cuda":
-            # From pinned memory the copy runs beside the passes that are under way.
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        return normalize_pixels(pixels, self.spec.mean, self.spec.std)
+    def _resized(self, pixels: Sequence[np.ndarray]) -> dict[float, Tensor]:
+        """Return images on the device at the scales for which they are resized as images."""
+        if self.spec.scale_resize != "image":
+            return {}
+        scales = [scale for scale in self._scales(*pixels[0].shape[:2]) if scale != 1.0]
+        return {scale: self.lane.put([_resized(image, scale) for image in pixels]) for scale in scales}
+
+    def _normalized(self, pixels_nhwc: Tensor) -> Tensor:
+        return normalize_pixels(pixels_nhwc, self.spec.mean, self.spec.std)
 
     def _forward(self, x: Tensor) -> Tensor:
+        with self.lane.arithmetic():
+            return self._vectors(x)
+
+    def _vectors(self, x: Tensor) -> Tensor:
         spec = self.spec
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
@@ -265,11 +285,10 @@ def _need(extras: dict[str, Tensor], name: str, spec: Spec) -> Tensor:
     return extras[name]
 
 
-def _resized(pixels_nhwc: np.ndarray, scale: float) -> np.ndarray:
-    height, width = pixels_nhwc.shape[1:3]
+def _resized(image: np.ndarray, scale: float) -> np.ndarray:
+    height, width = image.shape[:2]
     size = (max(1, int(0.5 + scale * width)), max(1, int(0.5 + scale * height)))
-    bilinear = PillowImage.Resampling.BILINEAR
-    return np.stack([np.asarray(PillowImage.fromarray(image).resize(size, bilinear)) for image in pixels_nhwc])
+    return np.asarray(PillowImage.fromarray(image).resize(size, PillowImage.Resampling.BILINEAR))
 
 
 def _center_weight(features: Tensor, bias: float) -> Tensor:

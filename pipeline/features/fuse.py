@@ -1,23 +1,28 @@
 """Networks made ready for inference: batch norms folded into convolutions, activations and sums computed inside them.
 
-Folding is exact up to rounding. On a CPU, oneDNN takes the activation that follows a convolution, and the residual sum
-before it, into the convolution itself: the map is written to memory once instead of three times. Networks whose control
-flow depends on the image (vision transformers) say that they are not traceable, and stay as they are.
+Folding is exact up to rounding. oneDNN on a CPU, and cuDNN on a GPU for ReLU, take the activation that follows a
+convolution, and the residual sum before it, into the convolution itself: the map is written to memory once instead of
+three times. Networks whose control flow depends on the image (vision transformers) say that they are not traceable, and
+stay as they are.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.features.packaged import LiteMap
+
+log = logging.getLogger("sightline")
 
 ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
@@ -28,30 +33,8 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 """Activation -> its name and scalars among oneDNN's post-operations."""
 
 
-def optimized(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Return a network (N,3,H,W) -> (N,C,h,w) of equal values up to rounding, in `dtype`, channels last, on a device.
-
-    A network that cannot be traced stays in float32; see `is_optimized`.
-    """
-    if not getattr(network, "traceable", True):
-        return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    copied = network.plain() if isinstance(network, LiteMap) else copy.deepcopy(network)
-    with _TRACING:
-        graph = fx.GraphModule(copied, _Tracer().trace(copied))
-    _fold(graph)
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        _fuse(graph)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.graph.lint()
-    graph.recompile()
-    made: nn.Module = graph.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made.eval().requires_grad_(False)
-
-
-def is_optimized(network: nn.Module) -> bool:
-    """Return whether `optimized` has changed a network, which then takes input in the dtype that was asked for."""
-    return isinstance(network, fx.GraphModule)
+UNSUPPORTED = ("not_supported", "unable to find an engine", "no valid execution plan", "not supported")
+"""What cuDNN says of a convolution that it has no fused kernel for."""
 
 
 _TRACING = threading.Lock()
@@ -99,6 +82,103 @@ class FusedConv(nn.Module):
         return added
 
 
+class CudnnConv(nn.Module):
+    """The same by cuDNN, for ReLU alone. (N,C,H,W) -> (N,D,h,w).
+
+    Which convolutions it has fused kernels for depends on shapes, types and the card: what is refused once is computed
+    in steps from then on. fused, added: the kernels of convolution and ReLU, and of convolution, sum and ReLU.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        fused: Callable[..., Tensor] = torch.cudnn_convolution_relu,
+        added: Callable[..., Tensor] = torch.cudnn_convolution_add_relu,
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self._shape: tuple[Any, ...] = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
+        self._fused, self._added = fused, added
+        self._refused = False
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Return relu(conv(x) + other)."""
+        if not self._refused:
+            try:
+                if other is None:
+                    return self._fused(x, self.weight, self.bias, *self._shape)
+                return self._added(x, self.weight, other, 1.0, self.bias, *self._shape)
+            except RuntimeError as error:
+                if not any(phrase in str(error).lower() for phrase in UNSUPPORTED):
+                    raise
+                self._refused = True
+                log.info("no fused kernel for a convolution of %s: %s", tuple(self.weight.shape), str(error)[:120])
+        made = nn.functional.conv2d(x, self.weight, self.bias, *self._shape)
+        return (made if other is None else made.add_(other)).relu_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """What a device computes inside a convolution: `activations`, and whether sums that none follows (`bare_sums`).
+
+    make: the module of a convolution and its activation; takes: whether there is one for a convolution.
+    """
+
+    activations: dict[type[nn.Module], tuple[str, list[float]]]
+    make: Callable[[nn.Conv2d, str, list[float]], nn.Module]
+    takes: Callable[[nn.Conv2d], bool] = lambda _: True
+    bare_sums: bool = True
+
+
+CUDNN = Kernels(
+    activations={nn.ReLU: ACTIVATIONS[nn.ReLU]},
+    make=lambda conv, _name, _scalars: CudnnConv(conv),
+    # Depthwise convolutions have kernels of torch's own.
+    takes=lambda conv: conv.groups == 1,
+    bare_sums=False,
+)
+
+
+def optimized(
+    network: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels | Literal["device"] | None = "device",
+) -> nn.Module:
+    """Return a network (N,3,H,W) -> (N,C,h,w) of equal values up to rounding, in `dtype`, channels last, on a device.
+
+    A network that cannot be traced stays in float32; see `is_optimized`. kernels: what is fused, by default what the
+    device has kernels for; None: nothing.
+    """
+    if not getattr(network, "traceable", True):
+        return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    copied = network.plain() if isinstance(network, LiteMap) else copy.deepcopy(network)
+    with _TRACING:
+        graph = fx.GraphModule(copied, _Tracer().trace(copied))
+    _fold(graph)
+    kernels = _kernels(device) if kernels == "device" else kernels
+    if kernels is not None:
+        _fuse(graph, kernels)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.graph.lint()
+    graph.recompile()
+    made: nn.Module = graph.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return made.eval().requires_grad_(False)
+
+
+def is_optimized(network: nn.Module) -> bool:
+    """Return whether `optimized` has changed a network, which then takes input in the dtype that was asked for."""
+    return isinstance(network, fx.GraphModule)
+
+
+def _kernels(device: torch.device) -> Kernels | None:
+    """Return the fused kernels of a device, if it has any."""
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return _onednn()
+    return CUDNN if device.type == "cuda" and torch.backends.cudnn.is_available() else None  # type: ignore[no-untyped-call]
+
+
 def _fold(graph: fx.GraphModule) -> None:
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
@@ -115,34 +195,37 @@ def _fold(graph: fx.GraphModule) -> None:
         graph.graph.erase_node(node)
 
 
-def _fuse(graph: fx.GraphModule) -> None:
+def _onednn() -> Kernels:
+    return Kernels(activations=ACTIVATIONS, make=FusedConv)
+
+
+def _fuse(graph: fx.GraphModule, kernels: Kernels | None = None) -> None:
+    """Fuse by the kernels of a device, oneDNN's when none are given."""
+    kernels = kernels or _onednn()
     modules = dict(graph.named_modules())
     order = {node: place for place, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
-        if node.op == "call_module" and type(modules.get(node.target)) in ACTIVATIONS:
-            name, scalars = ACTIVATIONS[type(modules[node.target])]
+        if node.op == "call_module" and type(modules.get(node.target)) in kernels.activations:
+            activation = kernels.activations[type(modules[node.target])]
             source = node.args[0]
             if _is_sum(source) and len(source.users) == 1:
-                _take_in(graph, modules, node, _summands(source, modules, order), (name, scalars))
-            elif _only_conv(source, modules) is not None:
-                _take_in(graph, modules, node, (source, None), (name, scalars))
-        elif _is_sum(node) and not any(_is_activation(user, modules) for user in node.users):
-            _take_in(graph, modules, node, _summands(node, modules, order), ("none", []))
+                parts = _summands(source, modules, order)
+            else:
+                parts = None if _only_conv(source, modules) is None else (source, None)
+        elif _is_sum(node) and kernels.bare_sums and not any(_is_activation(user, modules) for user in node.users):
+            parts, activation = _summands(node, modules, order), ("none", [])
+        else:
+            continue
+        conv = None if parts is None else _only_conv(parts[0], modules)
+        if parts is not None and conv is not None and kernels.takes(conv):
+            _take_in(graph, node, parts, kernels.make(conv, *activation))
 
 
-def _take_in(
-    graph: fx.GraphModule,
-    modules: dict[str, nn.Module],
-    node: fx.Node,
-    parts: tuple[fx.Node, fx.Node | None] | None,
-    activation: tuple[str, list[float]],
-) -> None:
+def _take_in(graph: fx.GraphModule, node: fx.Node, parts: tuple[fx.Node, fx.Node | None], fused: nn.Module) -> None:
     """Put a fused convolution in the place of a node; what it took in has no users left."""
-    if parts is None:
-        return
     source, other = parts
     name = f"fused_{node.name}"
-    graph.add_submodule(name, FusedConv(modules[str(source.target)], *activation))  # type: ignore[arg-type]
+    graph.add_submodule(name, fused)
     with graph.graph.inserting_before(node):
         arguments = (source.args[0],) if other is None else (source.args[0], other)
         made = graph.graph.call_module(name, arguments)
@@ -152,7 +235,7 @@ def _take_in(
 
 def _summands(
     node: fx.Node, modules: dict[str, nn.Module], order: dict[fx.Node, int]
-) -> tuple[fx.Node, fx.Node] | None:
+) -> tuple[fx.Node, fx.Node | None] | None:
     """Return (convolution, other) of a sum: of two convolutions the later, whose map nobody has read yet."""
     nodes = [part for part in node.args if isinstance(part, fx.Node)]
     convs = [part for part in nodes if _only_conv(part, modules) is not None]

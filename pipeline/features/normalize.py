@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,11 @@ def l2_normalize_additive(x: Tensor, *, dim: int = 1, eps: float = 1e-6) -> Tens
 def normalize_pixels(pixels_nhwc: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return uint8 RGB (N,H,W,3) as float32 (N,3,H,W): (pixel / 255 - mean) / std, channels-last in memory."""
     x = pixels_nhwc.permute(0, 3, 1, 2).to(torch.float32).div_(255.0)
-    shift = torch.tensor(mean, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
-    return x.sub_(shift).div_(scale)
+    return x.sub_(_per_channel(tuple(mean), x.device)).div_(_per_channel(tuple(std), x.device))
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return values as (1,C,1,1) on a device: made there once, since that waits for all that the device has queued."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)

@@ -28,7 +28,8 @@ ENDS_RUN = (AccessError, PlaceError)
 class Task(Protocol[T_contra, R_co]):
     """What a runner sends to workers: small, picklable; `open` loads in the worker what its function needs.
 
-    A function that is given several items at a time may have a method `stop`, which ends the calls under way.
+    A function may be given several items at a time, see `depth_of`; it may have a method `stop`, which ends the calls
+    under way.
     A task with a method `limit` says by it how long each item may take (a TimeLimit); without it, for ever.
     A task may be given an item twice, also in two processes at the same time: what it writes is created if absent, or
     the same bytes in one step.
@@ -89,9 +90,9 @@ Tasks = Callable[[int], Sequence[Task[T, R]]]
 """Gives the tasks of so many workers, or of fewer when there is not so much to share."""
 
 
-def depth_of(task: Task[Any, Any]) -> int:
-    """Return how many items a worker of a task takes at a time."""
-    return task.resources.depth
+def depth_of(task: Task[Any, Any], function: Callable[..., Any] | None = None) -> int:
+    """Return how many items a worker takes at a time, by what it has opened, which knows its device, or by its task."""
+    return int(getattr(function, "depth", task.resources.depth))
 
 
 def limit_of(task: Task[T, Any], item: T) -> TimeLimit:

@@ -33,11 +33,11 @@ class InlineRunner:
         if first is None:
             return
         function = task.open(self._threads or usable_cores())
-        work, depth = chain([first], items), depth_of(task)
+        work, depth = chain([first], items), depth_of(task, function)
         if depth == 1 and not limit_of(task, first).seconds:
             yield from map(_usable, map(partial(attempt, function), work))
             return
-        pool = LimitedPool(depth, "inline", _limit(task))
+        pool = LimitedPool(depth, "inline", _limit(task, depth))
         try:
             outcomes = ordered_map(
                 partial(attempt, function), work, pool=pool, ahead=depth, budget=depth, weigh=lambda _: 1
@@ -63,12 +63,12 @@ class InlineRunner:
         """Nothing was started."""
 
 
-def _limit(task: Task[T, R]) -> Limit:
+def _limit(task: Task[T, R], depth: int) -> Limit:
     """Return the limit of a call. Nothing can end a call of this process, so that the run ends.
 
     An item may wait for the one before it, and may end by itself some time after its limit.
     """
-    times = 1 + depth_of(task)
+    times = 1 + depth
 
     def late(item: T) -> None:
         raise SightlineError(

@@ -1,13 +1,12 @@
 """Images in, vectors out: decoding ahead, batches of equal shape, several forward passes side by side.
 
 One Describer serves a worker for its lifetime. While the last passes of one shard run, the next shard is read and
-decoded. Rows are in the order of the source, whatever ends first.
+decoded; how images become passes is in passes.py. Rows are in the order of the source, whatever ends first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import threading
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -19,25 +18,20 @@ import torch
 from pipeline.core.errors import BadImageError
 from pipeline.core.limited_pool import LimitedPool
 from pipeline.core.prefetch import ordered_map
-from pipeline.core.stats import SKIPPED, Level, Stats
+from pipeline.core.stats import SKIPPED, Stats
 from pipeline.core.types import DescriptorBatch, Image, Reject
 from pipeline.decode import Decoded
-from pipeline.extract import Extractor
+from pipeline.extract import Extractor, device_clock
 from pipeline.stages import limits
 from pipeline.stages.decode_memory import decode_budget, held, weight
-from pipeline.stages.memory import halved
+from pipeline.stages.memory import PASSES_ON_GPU, PassSizes, free_bytes, halved
+from pipeline.stages.passes import Batching, Passes
 from pipeline.stages.repeats import Repeat, Repeats
 from pipeline.table import ImageRow
 
-Group = list[tuple[int, Decoded]]
-"""Images of equal shape, with their rows."""
-
-PASSES_ON_GPU = 2
-"""One copies and launches while the other computes."""
-PIXELS_PER_PASS = {"cpu": 1 << 17, "cuda": 1 << 23}
-"""Pixels that a forward pass is filled up to. On a CPU maps of one photograph leave the caches as it is: measured, one
-at a time is quickest, and only small images gain from company."""
-MOST_PER_PASS = 64
+SHARDS_THAT_WAIT = 3
+"""Shards that a worker on a GPU has read and keeps for company of their last images, beside the one being read and the
+next. Images per pass, longest:1024, by tests.benchmarks.batching: shapes like the museum's 2.4 instead of 1.3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +39,11 @@ class ExtractOptions:
     """How a worker uses its machine; none of it changes what it writes.
 
     batch: images of equal shape per forward pass; 0 chooses by their size. in_flight: bytes of decoded images held
-    ahead. decode_bytes: memory of images being decoded; 0 is a share of the node's, see decode_memory.py. overlap: read
-    and decode the next shard while the last passes of one run and its file is written.
-    image_seconds: time limit of reading an image, of decoding it, and of its forward pass; shard_seconds: of a shard,
-    beside what its size adds. 0 is no limit; see limits.py.
+    ahead. waiting: on a GPU, bytes of those that wait for others of their shape. decode_bytes: memory of images being
+    decoded; 0 is a share of the node's, see decode_memory.py. graphs: replay the passes of pooled descriptors that
+    recur as CUDA graphs. overlap: read and decode the next shard while the last passes of one run and its file is
+    written. image_seconds: time limit of reading an image, of decoding it, and of its forward pass; shard_seconds: of a
+    shard, beside what its size adds. 0 is no limit; see limits.py.
     """
 
     device: str = "auto"
@@ -56,6 +51,8 @@ class ExtractOptions:
     decode_threads: int = 0
     in_flight: int = 512 << 20
     decode_bytes: int = 0
+    waiting: int = 2 << 30
+    graphs: bool = False
     overlap: bool = True
     image_seconds: float = limits.IMAGE_SECONDS
     shard_seconds: float = limits.SHARD_SECONDS
@@ -86,7 +83,8 @@ class _Seen:
 class Describer:
     """See the module. Thread-safe: a second shard waits until the first has been read to its end.
 
-    weigh: about how many bytes of memory preparing an encoded image takes.
+    weigh: about how many bytes of memory preparing an encoded image takes. `depth`: so many shards at a time keep it
+    busy.
     """
 
     def __init__(
@@ -99,25 +97,42 @@ class Describer:
         *,
         weigh: Callable[[bytes], int] = len,
     ) -> None:
-        self._weigh = weigh
+        if options.graphs and hasattr(extractor, "use_graphs"):
+            extractor.use_graphs()
+        self._weigh, self._clock = weigh, device_clock(extractor)
         self._extractor, self._device, self._options, self._stats = extractor, device, options, stats
         # How a convolution is split among threads changes its last bits. One thread per forward pass, and several
         # passes side by side, give the same values for any number of threads and workers, and are quicker besides.
         passes = threads if device.type == "cpu" else PASSES_ON_GPU
+        # What else is in a pass can change the last bits of a descriptor, too. On a CPU, where company does not pay, it
+        # is of the same shard; on a GPU full passes are worth more.
+        shared = device.type != "cpu"
+        self.depth = 2 + SHARDS_THAT_WAIT if shared else 2
+        self._sizes = PassSizes(device, options.batch, free_bytes(device))
         hung = limits.of_passes(options.image_seconds)
-        self._passes = LimitedPool(passes, "forward", hung, initializer=lambda: torch.set_num_threads(1))
+        self._passes: Passes[DescriptorBatch | None] = Passes(
+            self._forward,
+            LimitedPool(passes, "forward", hung, initializer=lambda: torch.set_num_threads(1)),
+            Batching(
+                per_pass=self._sizes.of,
+                budget=max(options.waiting, options.in_flight) if shared else options.in_flight,
+                in_flight=options.in_flight,
+                ahead=4 * passes,
+                shared=shared,
+                later=SHARDS_THAT_WAIT,
+            ),
+        )
         self._decoding = options.decode_threads or threads
         self._decoders = LimitedPool(self._decoding, "decode", limits.of_decoding(options.image_seconds))
         self._decode_bytes = options.decode_bytes or decode_budget(self._decoding)
-        self._ahead = 4 * passes
         self._reading = threading.Lock()
         self._alone = threading.Lock()
-        self._queue = Level()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Raise at the next image in whatever thread reads one."""
+        """Raise at the next image in whatever thread reads one, and in those that wait for passes."""
         self._stopped.set()
+        self._passes.stop()
 
     def walk(self, items: Iterable[Image | Reject]) -> None:
         """Read the images of a shard to its end, and describe none."""
@@ -127,18 +142,12 @@ class Describer:
     def __call__(self, items: Iterable[Image | Reject], *, last_counts: bool = False) -> Described:
         """Describe the images of a shard. last_counts: of equal keys the last one counts, not the first."""
         seen = _Seen(repeats=Repeats(last_counts))
-        found: dict[int, DescriptorBatch | None] = {}
-        with closing(self._groups(items, seen)) as groups:
-            forwarded = ordered_map(
-                self._forward,
-                groups,
-                pool=self._passes,
-                ahead=self._ahead,
-                budget=self._options.in_flight,
-                weigh=lambda group: sum(image.pixels.nbytes for _, image in group),
-            )
-            for rows, parts in forwarded:
-                found.update(zip(rows, parts, strict=True))
+        with self._passes.shard() as passes:
+            # The next shard's turn comes when the images of this one have all been decoded.
+            with self._reading, closing(self._decoded(items, seen)) as decoded:
+                for row, pixels in decoded:
+                    passes.add(row, pixels)
+            found = passes.results()
         repeated, superseded = seen.repeats.settled(seen.images)
         for what, count in seen.repeats.skipped.items():
             self._stats.add(f"{SKIPPED}{what}", count)
@@ -149,23 +158,32 @@ class Describer:
         images, sizes = [seen.images[row][0] for row in live], [seen.images[row][1] for row in live]
         return Described(images=images, batch=batch, rejects=rejects, sizes=sizes)
 
-    def _groups(self, items: Iterable[Image | Reject], seen: _Seen) -> Generator[Group]:
-        """Yield batches; the next shard's turn comes when this one's images have all been decoded."""
-        with self._reading:
-            yield from self._batches(self._decoded(items, seen))
-
-    def _forward(self, group: Group) -> tuple[tuple[int, ...], list[DescriptorBatch | None]]:
-        rows, pixels = zip(*group, strict=True)
+    def _forward(self, images: Sequence[Decoded]) -> list[DescriptorBatch | None]:
         self._stats.add("passes")
-        self._stats.add("queued", self._queue.take(len(group)))
-        with self._stats.timed("forward_seconds"), self._stats.spanned("device_seconds"):
-            return rows, halved(self._extracted, pixels)
+        self._stats.add("passed", len(images))
+        self._stats.add("queued", self._passes.backlog)
+        shape = images[0].pixels.shape
+        # On a GPU passes span the host's work, too: copies, launches, and waiting for each other.
+        span = "device_seconds" if self._clock is None else "pass_seconds"
+        with self._stats.timed("forward_seconds"), self._stats.spanned(span):
+            # Fewer fit than when the images met, if another pass of their shape ran out of memory meanwhile.
+            most = self._sizes.of(shape)
+            made = [
+                found
+                for start in range(0, len(images), most)
+                for found in halved(
+                    self._extracted, images[start : start + most], lambda count: self._sizes.too_many(shape, count)
+                )
+            ]
+        if self._clock is not None:
+            self._stats.add("device_seconds", self._clock())
+        return made
 
     def _extracted(self, pixels: Sequence[Decoded]) -> list[DescriptorBatch]:
         batch = self._extractor.extract(pixels)
         return [batch.of(place) for place in range(len(pixels))]
 
-    def _decoded(self, items: Iterable[Image | Reject], seen: _Seen) -> Iterator[tuple[int, Decoded]]:
+    def _decoded(self, items: Iterable[Image | Reject], seen: _Seen) -> Generator[tuple[int, Decoded]]:
         """Yield (row, pixels) of each usable image in order; rows and rejects are noted as they come."""
         prepared = ordered_map(
             self._prepare,
@@ -215,7 +233,6 @@ class Describer:
             return Reject(key=item.key, uri=item.uri, reason=reason, bytes=len(item.data), status="unread")
         size = {"width": pixels.width, "height": pixels.height}
         row = ImageRow(key=item.key, uri=item.uri, **size, sha256=digest, metadata=item.metadata, span=item.span)
-        self._queue.put()
         return row, len(item.data), pixels
 
     def _pixels(self, data: bytes) -> Decoded:
@@ -225,30 +242,6 @@ class Describer:
             # Others decode at the same time; those that need more than was left try again one after the other.
             with self._alone:
                 return self._extractor.prepare(data)
-
-    def _batches(self, decoded: Iterable[tuple[int, Decoded]]) -> Iterator[Group]:
-        """Group images of equal shape; what waits for company is bounded like what is in flight."""
-        waiting: dict[tuple[int, ...], Group] = {}
-        held = 0
-        for row, image in decoded:
-            shape = image.pixels.shape
-            group = waiting.setdefault(shape, [])
-            group.append((row, image))
-            held += image.pixels.nbytes
-            if len(group) >= self._per_pass(shape):
-                held -= len(group) * image.pixels.nbytes
-                yield waiting.pop(shape)
-            elif held > self._options.in_flight:
-                largest = max(waiting, key=lambda shape: len(waiting[shape]) * math.prod(shape))
-                held -= sum(pixels.pixels.nbytes for _, pixels in waiting[largest])
-                yield waiting.pop(largest)
-        yield from waiting.values()
-
-    def _per_pass(self, shape: tuple[int, ...]) -> int:
-        if self._options.batch:
-            return self._options.batch
-        pixels = PIXELS_PER_PASS.get(self._device.type, PIXELS_PER_PASS["cuda"])
-        return max(1, min(MOST_PER_PASS, pixels // (shape[0] * shape[1])))
 
 
 def _sorted_out(

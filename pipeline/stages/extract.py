@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
 from pipeline.core import retry, staging
-from pipeline.core.errors import IntegrityError, NotFoundError
 from pipeline.core.resources import PROCESS_BYTES, Resources
 from pipeline.core.stats import DEVICE, Stats, category
 from pipeline.core.storage import open_store
@@ -26,7 +25,7 @@ from pipeline.extract import Encoded, Extractor, ExtractSpec, VectorExtractor
 from pipeline.features.encoding import Encoder
 from pipeline.publish.catalog import Catalog
 from pipeline.publish.recipe import Recipe
-from pipeline.rejects import read_rejects, write_rejects
+from pipeline.rejects import write_rejects
 from pipeline.sources import VectorSource
 from pipeline.sources._hung import ReadsFiles
 from pipeline.stages import corrupt, limits, unread
@@ -34,10 +33,10 @@ from pipeline.stages.completed import Counts, ShardFiles, completed
 from pipeline.stages.describe import Described, Describer, ExtractOptions
 from pipeline.stages.device import device_name, worker_device
 from pipeline.stages.kinds import extract_spec, source_spec
-from pipeline.stages.reuse import with_metadata
+from pipeline.stages.reuse import stored_of, with_metadata
 from pipeline.stages.usable import searchable
 from pipeline.stages.vectors import VectorSettings, VectorShards
-from pipeline.table import DescriptorReader, write_descriptors
+from pipeline.table import write_descriptors
 from pipeline.whiten import Whitening
 
 WEIGHTS, HELD = 4, 2
@@ -71,7 +70,9 @@ class ExtractTask:
         # Without a number of its own decoding takes a share of what its node has, see decode_memory.py.
         decoding = self.options.decode_bytes or self.options.in_flight
         memory = PROCESS_BYTES + WEIGHTS * weights + decoding + HELD * self.options.in_flight
-        return Resources(gpu=spec.gpu, memory=memory, depth=2 if self.options.overlap else 1)
+        return Resources(
+            gpu=spec.gpu, memory=memory, beside_gpu=self.options.waiting, depth=2 if self.options.overlap else 1
+        )
 
     def limit(self, shard: Shard) -> TimeLimit:
         """How long a worker is waited for; it gives up a shard earlier, at the next image."""
@@ -84,7 +85,8 @@ class ExtractTask:
 
 
 class ExtractWorker:
-    """One loaded extractor, fed shard after shard, by one thread or two."""
+    """One loaded extractor, fed shard after shard. `depth`: by so many threads, so that one shard is read while others
+    end."""
 
     def __init__(self, task: ExtractTask, threads: int) -> None:
         self._recipe, self._options = task.recipe, task.options
@@ -95,7 +97,6 @@ class ExtractWorker:
         self._source = source_spec(task.recipe).open(task.location)
         if isinstance(self._source, ReadsFiles):
             self._source.image_seconds = task.options.image_seconds
-        self._contained = limits.ContainerReads(task.options.image_seconds, task.resources.depth)
         self._packs, self._max_read_errors = source_spec(task.recipe).packs, task.max_read_errors
         self._metadata = source_spec(task.recipe).kinds
         self._last_counts = source_spec(task.recipe).last_counts
@@ -110,6 +111,8 @@ class ExtractWorker:
         self._stats = Stats()
         self._stopped = threading.Event()
         self._describe = Describer(self._extractor, device, threads, task.options, self._stats, weigh=spec.weigh)
+        self.depth = self._describe.depth if task.options.overlap else 1
+        self._contained = limits.ContainerReads(task.options.image_seconds, self.depth)
         self._retries = retry.total()
         # One shard is written and recorded at a time: whenever a worker dies, one file at most lacks its record.
         self._ending = threading.Lock()
@@ -133,24 +136,33 @@ class ExtractWorker:
         with self._stats.spanned("busy_seconds"):
             if self._vectors is not None and self._holds_vectors(shard):
                 return self._streamed(shard, self._vectors)
-            described, reused = corrupt.confirmed(
+            described, origin = corrupt.confirmed(
                 lambda: self._found(shard), lambda: self._describe.walk(self._images(shard))
             )
             described, missing = unread.separated(described, shard, packed=self._packs)
-            if not reused:
+            if origin != "reused":
                 described = searchable(described, self._whiten, self._recipe.dtype, self._zero_means)
             with self._ending, self._stats.timed("write_seconds"):
                 record = self._write(unread.part(shard, missing), described)
+        if origin != "sampled":
+            self._count(described, record, origin)
+        else:
+            # Everything else about these images was counted when the sample was described.
+            self._stats.add("sampled", len(described.images))
+        return record.model_copy(update={"unread": missing}) if missing else record
+
+    def _count(self, described: Described, record: DescriptorFile, name: Literal["images", "reused"]) -> None:
         for reject in described.rejects:
             if reject.status == "rejected":
                 self._stats.add(f"rejected:{category(reject.reason)}")
-        for name in self._metadata:
-            self._stats.add(f"null_{name}", sum(image.metadata.get(name) is None for image in described.images))
-        self._stats.add(f"{DEVICE}{self.device}", not reused)
-        self._stats.add("images", len(described.images) if not reused else 0)
-        self._stats.add("reused", len(described.images) if reused else 0)
+        for column in self._metadata:
+            self._stats.add(f"null_{column}", sum(image.metadata.get(column) is None for image in described.images))
+        if name == "images":
+            self._stats.add(f"{DEVICE}{self.device}")
+        self._stats.add("images", 0)
+        self._stats.add("reused", 0)
+        self._stats.add(name, len(described.images))
         self._stats.add("rejected", record.rejected)
-        return record.model_copy(update={"unread": missing}) if missing else record
 
     def take_stats(self) -> dict[str, float]:
         """Return what was done since the last time: counts, bytes, and seconds over all threads."""
@@ -164,10 +176,13 @@ class ExtractWorker:
         self._stopped.set()
         self._describe.stop()
 
-    def _found(self, shard: Shard) -> tuple[Described, bool]:
-        """Return what a shard gives, and whether another recipe's descriptors were used."""
+    def _found(self, shard: Shard) -> tuple[Described, Literal["images", "reused", "sampled"]]:
+        """Return what a shard gives, and whether it comes from its images, another recipe, or a sample of its fits."""
         reused = self._reused(shard)
-        return reused or self._taken_up(shard) or self._read(shard), reused is not None
+        if reused is not None:
+            return reused, "reused"
+        sampled = self._taken_up(shard)
+        return (sampled, "sampled") if sampled is not None else (self._read(shard), "images")
 
     def _vector_shards(self, spec: ExtractSpec) -> VectorShards | None:
         """Return what writes files of vectors block by block; None where the recipe does not allow it."""
@@ -226,7 +241,7 @@ class ExtractWorker:
     def _reused(self, shard: Shard) -> Described | None:
         """Return what another recipe has of a shard, with the metadata of this one; None where the images differ."""
         for recipe_id in self._donors:
-            stored = self._stored(recipe_id, shard)
+            stored = stored_of(self._catalog, recipe_id, shard)
             if stored is not None:
                 return with_metadata(stored, self._images(shard))
         return None
@@ -234,34 +249,15 @@ class ExtractWorker:
     def _taken_up(self, shard: Shard) -> Described | None:
         """Take up what the fits' samples left of a shard, so that its images are not decoded twice."""
         if self._whiten is not None:
-            encoded = self._stored(self._raw_id, shard)
+            encoded = stored_of(self._catalog, self._raw_id, shard)
             if encoded is not None:
                 return encoded
         if self._encoder is None:
             return None
-        local = self._stored(self._local_id, shard)
+        local = stored_of(self._catalog, self._local_id, shard)
         if local is None:
             return None
         return replace(local, batch=self._encoder.apply(local.batch, len(local.images)))
-
-    def _stored(self, recipe_id: str, shard: Shard) -> Described | None:
-        """Return what a shard has by another recipe, if it was extracted by it."""
-        record = self._catalog.record(self._catalog.record_name(recipe_id, shard.id), DescriptorFile)
-        if record is None:
-            return None
-        try:
-            return self._described(record)
-        except (NotFoundError, IntegrityError):
-            return None  # collected, or broken: what is only of use to save work is not needed
-
-    def _described(self, record: DescriptorFile) -> Described:
-        with staging.folder() as folder:
-            reader = DescriptorReader(self._catalog.fetch(record.artifact, Path(folder)), record.artifact.uri)
-            images, batch = reader.images(), reader.batch()
-            rejects = []
-            if record.rejects is not None:
-                rejects = read_rejects(self._catalog.fetch(record.rejects, Path(folder)))
-        return Described(images=images, batch=batch, rejects=rejects)
 
     def _write(self, shard: Shard, described: Described) -> DescriptorFile:
         recipe_id, dtype = self._recipe_id, self._recipe.dtype

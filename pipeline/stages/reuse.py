@@ -1,14 +1,36 @@
-"""Reuse: the descriptors of a shard under a recipe that carries other metadata. No image is decoded."""
+"""Reuse: what is stored of a shard by another recipe, which may carry other metadata. No image is decoded."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
-from pipeline.core.types import Image, Reject
+from pipeline.core import staging
+from pipeline.core.errors import IntegrityError, NotFoundError
+from pipeline.core.types import DescriptorFile, Image, Reject, Shard
+from pipeline.publish.catalog import Catalog
+from pipeline.rejects import read_rejects
 from pipeline.stages.describe import Described
-from pipeline.table import ImageRow
+from pipeline.table import DescriptorReader, ImageRow
+
+
+def stored_of(catalog: Catalog, recipe_id: str, shard: Shard) -> Described | None:
+    """Return what a shard has by another recipe, if it was extracted by it."""
+    record = catalog.record(catalog.record_name(recipe_id, shard.id), DescriptorFile)
+    if record is None:
+        return None
+    try:
+        with staging.folder() as folder:
+            reader = DescriptorReader(catalog.fetch(record.artifact, Path(folder)), record.artifact.uri)
+            images, batch = reader.images(), reader.batch()
+            rejects = []
+            if record.rejects is not None:
+                rejects = read_rejects(catalog.fetch(record.rejects, Path(folder)))
+    except (NotFoundError, IntegrityError):
+        return None  # collected, or broken: what is only of use to save work is not needed
+    return Described(images=images, batch=batch, rejects=rejects)
 
 
 def with_metadata(stored: Described, items: Iterable[Image | Reject]) -> Described | None:

@@ -21,6 +21,7 @@ import torch
 OUT = Path(__file__).parents[2] / "build"
 NAMES = (
     "extraction",
+    "batching",
     "reduced",
     "memory",
     "million",

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.core.stats import REASONS, Level, Stats, told
+from pipeline.core.stats import REASONS, Stats, told
 
 
 def test_overlapping_spans_count_once_and_times_of_threads_add_up() -> None:
@@ -29,19 +29,12 @@ def test_overlapping_spans_count_once_and_times_of_threads_add_up() -> None:
     assert stats.take() == {}
 
 
-def test_a_level_says_what_still_waits() -> None:
-    level = Level()
-    for _ in range(5):
-        level.put()
-    assert (level.take(2), level.take(3)) == (3, 0)
-
-
 def test_a_summary_tells_shares_and_the_commonest_reasons() -> None:
-    sums = {"images": 7.0, "busy_seconds": 10.0, "device_seconds": 8.0, "queued": 30.0, "passes": 10.0}
+    sums = {"images": 7.0, "busy_seconds": 10.0, "device_seconds": 8.0, "queued": 30.0, "passes": 10.0, "passed": 15.0}
     reasons = {f"rejected:reason {letter}": float(number) for number, letter in enumerate("abcdefghijklmnopqrstuvw")}
     found = told({**sums, **reasons})
-    assert (found["idle_share"], found["queue_depth"]) == (0.2, 3.0)
-    assert "queued" not in found
+    assert (found["idle_share"], found["queue_depth"], found["images_per_pass"]) == (0.2, 3.0, 1.5)
+    assert not {"queued", "passes", "passed"} & set(found)
     kept = [name for name in found if name.startswith("rejected:reason")]
     assert len(kept) == REASONS
     assert found["rejected:other"] == 0.0 + 1.0 + 2.0

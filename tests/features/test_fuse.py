@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.features.backbones import BACKBONES, build_backbone, load_state, random_tensors
-from pipeline.features.fuse import FusedConv, is_optimized, optimized
+from pipeline.features.backbones import build_backbone, load_state, random_tensors
+from pipeline.features.fuse import CUDNN, CudnnConv, FusedConv, Kernels, is_optimized, optimized
 from pipeline.features.packaged import PACKAGED
 from tests.features.test_backbones import NAMES
 
@@ -91,10 +93,77 @@ def test_what_cannot_be_fused_is_left_alone() -> None:
         torch.testing.assert_close(made(image()), plain(image()), rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_is_fused_for_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_fused_for_other_devices() -> None:
     made = optimized(network("resnet18"), torch.device("meta"), torch.bfloat16)
-    assert not [module for module in made.modules() if isinstance(module, FusedConv | nn.BatchNorm2d)]
-    assert set(BACKBONES) >= {"resnet18"}
+    assert not [module for module in made.modules() if isinstance(module, FusedConv | CudnnConv | nn.BatchNorm2d)]
+
+
+class Cudnn:
+    """cuDNN's kernels in steps; it refuses convolutions of some channels, and counts what it was asked for."""
+
+    def __init__(self, refused: int = 0) -> None:
+        self.refused, self.asked = refused, {"fused": 0, "added": 0}
+        self.error = "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"
+
+    def fused(self, x: Tensor, weight: Tensor, bias: Tensor | None, *shape: Any) -> Tensor:
+        self.asked["fused"] += 1
+        if weight.shape[1] == self.refused:
+            raise RuntimeError(self.error)
+        return nn.functional.conv2d(x, weight, bias, *shape).relu()
+
+    def added(self, x: Tensor, weight: Tensor, other: Tensor, alpha: float, bias: Tensor | None, *shape: Any) -> Tensor:
+        self.asked["added"] += 1
+        made = nn.functional.conv2d(x, weight, bias, *shape)
+        assert made.shape == other.shape, "cuDNN adds maps of one shape only"
+        return (made + alpha * other).relu()
+
+    @property
+    def kernels(self) -> Kernels:
+        return replace(CUDNN, make=lambda conv, *_: CudnnConv(conv, self.fused, self.added))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v2"])
+def test_backbones_keep_their_values_with_the_kernels_of_a_gpu(name: str) -> None:
+    plain = network(name)
+    with torch.inference_mode():
+        expected = plain(image())
+        found = optimized(plain, CPU, torch.float32, Cudnn().kernels)(image())
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("resnet50", {"fused": 33, "added": 16}),
+        ("vgg16", {"fused": 13, "added": 0}),
+        ("mobilenet_v2", {"fused": 0, "added": 0}),
+    ],
+)
+def test_relu_is_computed_inside_convolutions_on_a_gpu_and_nothing_else(name: str, asked: dict[str, int]) -> None:
+    cudnn = Cudnn()
+    made = optimized(network(name), CPU, torch.float32, cudnn.kernels)
+    with torch.inference_mode():
+        made(image())
+    assert cudnn.asked == asked
+
+
+def test_a_convolution_that_has_no_fused_kernel_is_asked_for_once_and_computed_in_steps() -> None:
+    cudnn, plain = Cudnn(refused=3), network("resnet18")
+    made = optimized(plain, CPU, torch.float32, cudnn.kernels)
+    with torch.inference_mode():
+        expected = plain(image())
+        for _ in range(2):
+            assert (made(image()) - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert cudnn.asked == {"fused": 9 + 8, "added": 16}
+
+
+@pytest.mark.parametrize("error", ["CUDA error: an illegal memory access was encountered", "CUDA out of memory"])
+def test_other_errors_of_a_fused_kernel_are_passed_on(error: str) -> None:
+    cudnn = Cudnn(refused=3)
+    cudnn.error = error
+    made = optimized(network("resnet18"), CPU, torch.float32, cudnn.kernels)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=error):
+        made(image())
 
 
 def test_networks_made_ready_by_several_threads_disturb_nobody() -> None:

@@ -45,7 +45,7 @@ EXTRACTORS: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
             "gem_p": (3.0, 2.0),
             "scales": ((1.0,), (1.0, 0.5)),
             "resize": ("longest:1024", "longest:64"),
-            "precision": ("fp32", "bf16"),
+            "precision": ("fp32", "tf32", "bf16"),
             "decoding": ("full", "reduced"),
         },
     ),

@@ -102,6 +102,7 @@ class Overlapping:
     """Two items per worker; says how many were under way. One item kills its process whatever its company."""
 
     deadly: int = -1
+    opened_depth: int | None = None
     resources = Resources(depth=2)
 
     def open(self, threads: int) -> Callable[[int], int]:
@@ -120,6 +121,8 @@ class Overlapping:
                 under_way[0] -= 1
             return seen
 
+        if self.opened_depth is not None:
+            call.depth = self.opened_depth  # type: ignore[attr-defined]
         return call
 
 
@@ -127,6 +130,11 @@ def test_a_worker_takes_as_many_items_at_a_time_as_its_task_says(runner) -> None
     outcomes = list(runner.map(Overlapping(), range(12)))
     assert sorted(outcome.item for outcome in outcomes) == list(range(12))
     assert max(outcome.value for outcome in outcomes) == 2
+
+
+def test_a_worker_takes_as_many_items_at_a_time_as_what_it_has_opened_says(runner) -> None:  # type: ignore[no-untyped-def]
+    outcomes = list(runner.map(Overlapping(opened_depth=5), range(24)))
+    assert max(outcome.value for outcome in outcomes) == 5
 
 
 def test_i13_the_company_of_a_deadly_item_is_not_set_aside_with_it(runner) -> None:  # type: ignore[no-untyped-def]

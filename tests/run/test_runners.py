@@ -13,6 +13,7 @@ from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.resources import Resources
 from pipeline.core.threads import usable_cores
 from pipeline.core.types import TimeLimit
+from pipeline.run.base import depth_of
 from pipeline.run.inline import InlineRunner
 
 
@@ -80,6 +81,13 @@ class Two:
 
 def test_a_task_of_depth_two_is_given_two_items_at_a_time_and_outcomes_keep_their_order() -> None:
     assert [o.value for o in InlineRunner().map(Two(), range(6))] == list(range(6))
+
+
+def test_what_a_task_opens_knows_better_how_many_items_it_takes_at_a_time() -> None:
+    function = Pair()
+    assert depth_of(Two(), function) == 2
+    function.depth = 5  # type: ignore[attr-defined]
+    assert (depth_of(Two(), function), depth_of(Two(), len)) == (5, 2)
 
 
 def test_what_is_under_way_is_stopped_with_the_run() -> None:

@@ -209,3 +209,49 @@ def test_a_pass_over_many_images_may_take_as_long_as_they_may_together() -> None
     found = Describer(toy, CPU, 1, ExtractOptions(image_seconds=0.15, batch=8), Stats())(items(*["8 8 0"] * 16))
     assert len(values(found)) == 16
     assert min(len(shapes) for shapes in toy.passes) * toy.forward_seconds > 0.15
+
+
+OTHER = torch.device("meta")
+"""A device that is no CPU, for the engine's decisions: the toy computes wherever it is."""
+
+
+@pytest.mark.parametrize(("device", "passes"), [(CPU, 25), (OTHER, 10)])
+def test_on_a_gpu_images_of_all_shards_in_flight_share_passes(device: torch.device, passes: int) -> None:
+    toy = Toy()
+    one = Describer(toy, device, 2, ExtractOptions(), Stats())
+    texts = [[f"8 {8 + n % 5} {10 * shard + n}" for n in range(10)] for shard in range(5)]
+    all_there = threading.Barrier(5)
+
+    def describe(shard: list[str]) -> Described:
+        all_there.wait(10)
+        return one(delayed(shard))
+
+    def delayed(shard: list[str]) -> Iterator[Image | Reject]:
+        time.sleep(0.2)
+        yield from items(*shard)
+
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(describe, texts))
+    assert [values(part) for part in found] == [[float(text.split()[2]) for text in shard] for shard in texts]
+    assert len(toy.passes) == passes
+
+
+def test_on_a_gpu_the_error_of_one_shard_leaves_those_it_shares_passes_with_alone() -> None:
+    @dataclass
+    class Poisoned(Toy):
+        def extract(self, images: Sequence[Decoded]) -> DescriptorBatch:
+            if any(image.pixels[0, 0, 0] == 13 for image in images):
+                raise ValueError("13")
+            return super().extract(images)
+
+    one = Describer(Poisoned(), OTHER, 2, ExtractOptions(), Stats())
+
+    def work(shard: int) -> list[float] | str:
+        try:
+            return values(one(items(*[f"8 8 {3 * shard + n}" for n in range(3)])))
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(one.depth) as pool:
+        found = list(pool.map(work, range(8)))
+    assert found == ["13" if shard == 4 else [3.0 * shard + n for n in range(3)] for shard in range(8)]

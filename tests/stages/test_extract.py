@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from pipeline.run.inline import InlineRunner
 from pipeline.stages.describe import ExtractOptions
 from pipeline.stages.extract import ExtractTask
 from pipeline.stages.kinds import extract_spec
+from tests.builders import QUICK, images, run, write_files
 from tests.faulty import Watched
 from tests.life import in_memory, quiet
 
@@ -132,11 +134,13 @@ def replace_indexes(recipe: Any) -> Any:
     return recipe.model_copy(update={"indexes": ()})
 
 
-def test_options_of_a_task_decide_how_many_shards_a_worker_takes() -> None:
+def test_options_of_a_task_decide_how_many_shards_a_worker_on_a_cpu_takes() -> None:
     with in_memory() as here:
         recipe = build_recipe(RecipeOptions(recipe=here.life.recipe), head=None, source_kind="folder").recipe
         task = ExtractTask(root=here.life.root, location=here.life.source, recipe=recipe)
         assert (task.resources.depth, replace(task, options=ExtractOptions(overlap=False)).resources.depth) == (2, 1)
+        alone = replace(task, options=ExtractOptions(device="cpu", overlap=False))
+        assert [one.open(1).depth for one in (replace(task, options=ExtractOptions(device="cpu")), alone)] == [2, 1]
 
 
 def test_the_limit_of_a_shard_grows_with_its_size_and_may_be_none() -> None:
@@ -171,3 +175,11 @@ def test_a_worker_asks_for_what_its_recipe_needs() -> None:
         assert pooled.resources.memory - hog.resources.memory > 2 * weights.bytes
         smaller = replace(task, options=ExtractOptions(in_flight=64 << 20))
         assert task.resources.memory - smaller.resources.memory == 3 * (448 << 20), "decoded, waiting, described"
+
+
+def test_images_of_a_sample_are_counted_once_and_so_are_its_rejects(tmp_path: Path) -> None:
+    files = {**images(10), "bad.jpg": b"no picture"}
+    source = write_files(tmp_path / "src", files)
+    report = run(source, tmp_path / "root", recipe=replace(QUICK, whiten="pca", dims=4))
+    assert (report.stats["images"], report.stats["rejected"], report.stats["sampled"]) == (10, 1, 10)
+    assert sum(count for name, count in report.stats.items() if name.startswith("rejected:")) == 1

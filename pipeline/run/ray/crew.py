@@ -17,13 +17,15 @@ T = TypeVar("T")
 class Member:
     """One worker: how many calls it has under way, and whether one of them must have it for itself.
 
-    shape: what it was started with. node: where it runs, once it has opened the task. failures: items in a row that
-    failed for no known reason. lost: it is used no more, and what it has under way is lost with it.
+    shape: what it was started with. node: where it runs, once it has opened the task; depth: how many calls it takes at
+    a time then. failures: items in a row that failed for no known reason. lost: it is used no more, and what it has
+    under way is lost with it.
     """
 
     actor: Any
     shape: Shape
     calls: int = 0
+    depth: int = 1
     opening: bool = True
     alone: bool = False
     node: str = ""

@@ -19,7 +19,7 @@ COUNTERS = {
     "retries": "storage requests tried again",
     "decode_seconds": "time spent decoding, over all threads",
     "forward_seconds": "time spent in the network",
-    "device_seconds": "time in which at least one forward pass ran",
+    "device_seconds": "time in which the device computed forward passes: a GPU by its own clock",
     "write_seconds": "time spent writing descriptor files",
 }
 """Statistic of an outcome -> what it counts; exported as ray_sightline_<name>_total."""
@@ -34,7 +34,7 @@ class WorkerMetrics:
         self._busy = Counter("sightline_busy_seconds_total", "time that workers were busy", tag_keys=("task",))
         self._rejects = Counter("sightline_rejects_total", "rejected images by reason", tag_keys=("reason",))
         self._queue = Gauge("sightline_queue_depth", "images decoded and waiting for the network, over the last shard")
-        self._idle = Gauge("sightline_gpu_idle_share", "share of the last shard's time without a forward pass")
+        self._idle = Gauge("sightline_gpu_idle_share", "share of the last shard's time without a pass on the device")
 
     def count(self, task: str, outcome: Outcome[Any, Any]) -> None:
         """Add what an item of work came to."""

@@ -95,9 +95,10 @@ class Placement:
     def _shape(self, resources: Resources, supply: Supply, limits: Limits) -> Shape:
         """Return what each worker of a task asks for; say where memory is what bounds them."""
         shape = shape_of(resources, limits, supply)
-        if shape.memory < resources.memory:
+        wanted = resources.memory_with(limits.gpus)
+        if shape.memory < wanted:
             self._say(
-                f"a worker takes up to {_gb(resources.memory)} of memory, and no node has more than "
+                f"a worker takes up to {_gb(wanted)} of memory, and no node has more than "
                 f"{_gb(shape.memory)} for it: there is one at a time on a node, and it may be ended for lack of memory"
             )
         elif not supply.grows:

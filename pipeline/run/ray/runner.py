@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.errors import SightlineError
 from pipeline.core.types import Outcome
-from pipeline.run.base import MAX_ATTEMPTS, Task, depth_of, limit_of, name_of, shown
+from pipeline.run.base import MAX_ATTEMPTS, Task, limit_of, name_of, shown
 from pipeline.run.ray.connection import Connection
 from pipeline.run.ray.crew import Call, Member, Ticket, Work, crew, first_call
 from pipeline.run.ray.losses import Losses, reason_of
@@ -143,7 +143,7 @@ class RayRunner:
             if result.error is not None and not result.broken:
                 ray.kill(member.actor)
                 raise result.error
-            member.node = result.node
+            member.node, member.depth = result.node, result.depth
             if result.error is not None:
                 self._lose(member, str(result.error))
                 yield from self._after_a_loss(call, str(result.error), calls, task, work)
@@ -162,9 +162,9 @@ class RayRunner:
             if call.ticket is not None and awaited and (not failed or work.failed(call.ticket)):
                 call.ticket.done = now
                 if result.value is not None:
-                    pace.note(result.item, max(now - call.since if was_first else 0, result.seconds / depth_of(task)))
+                    pace.note(result.item, max(now - call.since if was_first else 0, result.seconds / member.depth))
                 yield result
-        self._feed(member, calls, work, depth_of(task))
+        self._feed(member, calls, work)
 
     def _is_a_loss(self, member: Member, outcome: Outcome[Any, Any]) -> bool:
         """Tell whether an outcome shows that its worker is broken: by its error, or by one such after the other."""
@@ -185,14 +185,14 @@ class RayRunner:
         log.warning("a worker was lost%s: %s", " while it started" if member.opening else "", reason)
         self._losses.lost(member.node, reason, self._demand.nodes, opening=member.opening)
 
-    def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T], depth: int) -> None:
+    def _feed(self, member: Member, calls: dict[Any, Call[T]], work: Work[T]) -> None:
         """Give a worker as many items as it takes at a time; let it rest when there are none."""
         if member.lost:
             return
         if not member.calls:
             member.alone = False
         in_the_way = is_in_the_way(member, self._demand)
-        while member.calls < depth and not member.alone and not in_the_way:
+        while member.calls < member.depth and not member.alone and not in_the_way:
             # What has already cost a worker gets one for itself, and the last items are spread over all.
             if member.calls and (work.retry_is_next or not work.more_than(len(crew(calls)))):
                 break

@@ -52,7 +52,7 @@ def shape_of(resources: Resources, limits: Limits, supply: Supply) -> Shape:
     Where no node has the memory of a worker, and none is to come, it asks for what the largest has.
     """
     suited = _suited(limits.gpus, supply.nodes)
-    memory = resources.memory
+    memory = resources.memory_with(limits.gpus)
     if suited and not supply.grows:
         memory = min(memory, max(node.memory for node in suited))
     if limits.cpus:

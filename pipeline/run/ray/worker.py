@@ -13,22 +13,26 @@ import ray
 from pipeline.core.errors import PlaceError, SightlineError, WorkerError
 from pipeline.core.threads import usable_cores
 from pipeline.core.types import Outcome
-from pipeline.run.base import ENDS_RUN, Task, attempt, describe, name_of
+from pipeline.run.base import ENDS_RUN, Task, attempt, depth_of, describe, name_of
 from pipeline.run.faults import fault_of
 from pipeline.run.ray.metrics import WorkerMetrics
 from pipeline.run.ray.shapes import Limits, Shape, threads_on
 from pipeline.run.ray.supply import node_of
 from pipeline.run.ray.watchdog import OPEN_SECONDS, ending_after
 
-MOST_DEPTH = 2
-"""Calls that an actor takes at a time; see Task."""
+MOST_DEPTH = 8
+"""Calls that an actor takes at a time at most; see Task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """Whether a task could be opened. node: where. broken: the fault is the process's, another one may do."""
+    """Whether a task could be opened. node: where. depth: calls that its function takes at a time.
+
+    broken: the fault is the process's, another one may do.
+    """
 
     node: str
+    depth: int = 1
     error: SightlineError | None = None
     broken: bool = False
 
@@ -70,7 +74,7 @@ class _Worker:
             return Opened(node=node, error=error)
         except Exception as error:  # noqa: BLE001 - the driver ends the run with it, or tries another worker
             return Opened(node=node, error=SightlineError(describe(error)), broken=fault_of(error) == "worker")
-        return Opened(node=node)
+        return Opened(node=node, depth=min(MOST_DEPTH, depth_of(task, self._function)))
 
     def run(self, item: Any, attempts: int) -> Outcome[Any, Any] | SightlineError:
         """Carry out one item; an error that ends the run is returned in place of an outcome."""
