@@ -115,7 +115,7 @@ class S3Store:
         with s3_errors(name, self.url, reading=True):
             data = cast("bytes", sync(self._fs.loop, self._get, name, {"Range": f"bytes={start}-{end - 1}"}, etag))
         if len(data) != end - start:
-            raise TransientError(f"{name}: {len(data)} of {end - start} bytes came")
+            raise TransientError(f"{name}: {len(data)} of {end - start} bytes came").at(self.url)
         return data
 
     async def _get(self, name: str, extra: dict[str, str], etag: str) -> bytes:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.errors import AccessError, PlaceError, SightlineError, UserError, of_reading
+from pipeline.core.errors import AccessError, PlaceError, SightlineError, StoreError, UserError, bare, of_reading
 from pipeline.core.types import Fault, Outcome
 from pipeline.run.faults import fault_of
 
@@ -99,14 +99,15 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     Only errors that end the run are raised, see ENDS_RUN.
     """
     started = time.perf_counter()
-    value, line, unread = None, None, False
+    value, line, unread, place = None, None, False, ""
     fault: Fault = ""
     try:
         value = function(item)
     except ENDS_RUN:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
-        line, fault, unread = describe(error), fault_of(error), of_reading(error)
+        line, fault, unread = describe(error, place=False), fault_of(error), of_reading(error)
+        place = error.place if isinstance(error, StoreError) else ""
     take = getattr(function, "take_stats", None)
     return Outcome(
         item=item,
@@ -114,15 +115,16 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
         error=line,
         fault=fault,
         unread=unread,
+        place=place,
         seconds=time.perf_counter() - started,
         attempts=attempts,
         stats=take() if take is not None else {},
     )
 
 
-def describe(error: BaseException) -> str:
-    """Return an error as one line; errors that are not ours are named by their type."""
-    text = " ".join(str(error).split())
+def describe(error: BaseException, *, place: bool = True) -> str:
+    """Return an error as one line, with the place that it names or without; others than ours are named by type."""
+    text = " ".join((str(error) if place else bare(error)).split())
     return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text}"
 
 
