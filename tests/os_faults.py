@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,10 +24,11 @@ _NAMES = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass
 class Faults:
-    """What fails: operation number `at` (from 0; -1 for none), or each from there on that reads or writes as it does.
+    """What fails: operation number `at` (from 0; -1 for none), or each from there on that reads, or writes, as it does
+    and in the same folder.
 
     folders: only what lies in them counts. operations: those that were met, with the names that differ from run to run
-    left out.
+    left out. failed: how many of them failed.
     """
 
     folders: tuple[Path, ...]
@@ -34,25 +36,28 @@ class Faults:
     at: int = -1
     lasting: bool = False
     operations: list[str] = field(default_factory=list)
-    _kind: str = ""
+    failed: int = 0
+    _fails: tuple[str, bool] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def meet(self, event: str, args: tuple[Any, ...]) -> None:
         path = args[1] if event == "os.link" else args[0]
         if not isinstance(path, str | bytes | os.PathLike):
             return
         name = os.fsdecode(path)
-        folder = next((str(f) for f in self.folders if name.startswith(f"{f}")), None)
+        folder = next((str(folder) for folder in self.folders if name.startswith(str(folder))), None)
         if folder is None:
             return
-        kind = event
         if event == "open":
-            kind = "open to write" if args[2] & _WRITING else "open to read"
-        self.operations.append(f"{kind} {_NAMES.sub('*', name.removeprefix(str(Path(folder).parent)))}")
-        sort = "read" if kind in READS else "write"
-        if len(self.operations) - 1 == self.at:
-            self._kind = sort
-        elif not self.lasting or sort != self._kind:
-            return
+            event = "open to write" if args[2] & _WRITING else "open to read"
+        sort = (folder, event in READS)
+        with self._lock:
+            self.operations.append(f"{event} {_NAMES.sub('*', name.removeprefix(str(Path(folder).parent)))}")
+            if len(self.operations) - 1 == self.at:
+                self._fails = sort
+            elif not self.lasting or sort != self._fails:
+                return
+            self.failed += 1
         raise OSError(self.number, os.strerror(self.number), name)
 
 
