@@ -9,8 +9,8 @@ _LIFE = (
 _PUBLISH = ("tests/publish", "tests/integration/test_incremental.py")
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "pipeline/core/ranges.py": ("tests/core/test_ranges.py", "tests/core/test_storage.py"),
-    "pipeline/core/retry.py": ("tests/core/test_retry.py", "tests/core/test_storage.py", "tests/core/test_s3.py"),
+    "pipeline/core/ranges.py": ("tests/core/test_ranges.py", "tests/core/test_spans.py"),
+    "pipeline/core/retry.py": ("tests/core/test_retry.py",),
     "pipeline/core/local.py": ("tests/core/test_storage.py", "tests/core/test_local.py", "tests/core/test_walk.py"),
     "pipeline/core/s3.py": ("tests/core/test_s3.py", "tests/core/test_storage.py"),
     "pipeline/stages/commit.py": ("tests/stages/test_commit.py", "tests/integration/test_incremental.py"),

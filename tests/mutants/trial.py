@@ -34,9 +34,13 @@ Verdict = Literal["killed", "survived", "timeout"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is run: the tests, in how many seconds. source: of the module; None for the module as it is."""
+    """What is run: the tests, in how many seconds. source: of the module; None for the module as it is.
+
+    output: where what they print is kept.
+    """
 
     module: Path
+    output: Path
     source: str | None
     tests: Sequence[str]
     seconds: float
