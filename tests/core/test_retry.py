@@ -198,7 +198,7 @@ def test_pauses_grow_up_to_a_bound_and_are_spread() -> None:
         pauses = [policy.pause(tries) for _ in range(200)]
         assert all(most / 2 <= pause <= most for pause in pauses)
         assert max(pauses) - min(pauses) > most / 4
-    assert RetryPolicy().attempts == 7, "about half a minute in all"
+    assert RetryPolicy() == RetryPolicy(attempts=7, base=0.2, longest=15.0), "about half a minute in all"
 
 
 def test_pauses_are_made_between_tries_as_the_policy_says(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:

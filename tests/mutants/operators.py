@@ -151,11 +151,16 @@ def _of_code(source: str, changed: str) -> bool:
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                if node.args.posonlyargs:
-                    return False
                 node.returns = None
-                for argument in (*node.args.args, *node.args.kwonlyargs):
+                # A `*` between parameters that becomes a `/` is no division.
+                node.args.args, node.args.posonlyargs = [*node.args.posonlyargs, *node.args.args], []
+                node.args.args, node.args.kwonlyargs = [*node.args.args, *node.args.kwonlyargs], []
+                node.args.kw_defaults = []
+                for argument in node.args.args:
                     argument.annotation = None
+            elif isinstance(node, ast.ClassDef):
+                # Frozen, and by keyword alone: mypy sees to that.
+                node.decorator_list = []
             elif isinstance(node, ast.AnnAssign):
                 node.annotation = ast.Name("x")
     return ast.dump(trees[0]) != ast.dump(trees[1])
