@@ -148,15 +148,13 @@ def _of_code(source: str, changed: str) -> bool:
         trees = [ast.parse(text) for text in (source, changed)]
     except SyntaxError:
         return False
+    if len({_positional(tree) for tree in trees}) > 1:
+        return False
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 node.returns = None
-                # A `*` between parameters that becomes a `/` is no division.
-                node.args.args, node.args.posonlyargs = [*node.args.posonlyargs, *node.args.args], []
-                node.args.args, node.args.kwonlyargs = [*node.args.args, *node.args.kwonlyargs], []
-                node.args.kw_defaults = []
-                for argument in node.args.args:
+                for argument in (*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs):
                     argument.annotation = None
             elif isinstance(node, ast.ClassDef):
                 # Frozen, and by keyword alone: mypy sees to that.
@@ -164,3 +162,7 @@ def _of_code(source: str, changed: str) -> bool:
             elif isinstance(node, ast.AnnAssign):
                 node.annotation = ast.Name("x")
     return ast.dump(trees[0]) != ast.dump(trees[1])
+
+
+def _positional(tree: ast.AST) -> int:
+    return sum(len(node.args.posonlyargs) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
