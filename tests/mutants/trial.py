@@ -26,8 +26,9 @@ from typing import Literal
 PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "pyarrow.compute", "pydantic", "torch", "torchvision", "faiss")
 PRELOADED += ("s3fs", "aiobotocore.session", "hypothesis.stateful", "pytest", "PIL.Image", "safetensors.torch", "typer")
 
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin")
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""Other plugins are not loaded: they would take longer than most tests."""
 
 Verdict = Literal["killed", "survived", "timeout"]
 
@@ -92,6 +93,7 @@ def _run(trial: Trial) -> None:
         os.dup2(said, 2)
         if trial.source is not None:
             sys.meta_path.insert(0, _Mutated(trial.module, trial.source))
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         pytest = importlib.import_module("pytest")
         profile = importlib.import_module("hypothesis").settings
         profile.register_profile("mutants", database=None, derandomize=True)
