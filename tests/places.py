@@ -22,7 +22,7 @@ PLACES = ("memory", "folder", pytest.param("ceph", marks=pytest.mark.s3))
 
 
 class OnDisk(Collection):
-    """Files in a folder; states are copies of it. Time passes for the root alone: entries of a source have their own."""
+    """Files in a folder; states are copies of it. Time passes for the root alone: a source has times of its own."""
 
     folder: Path
 

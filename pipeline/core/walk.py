@@ -47,7 +47,7 @@ def walk_folder(folder: str, prefix: str, noted: Walk | None, place: str = "") -
 
 
 def unfinished_files(folder: str, place: str) -> Iterator[str]:
-    """Yield the paths of unfinished files beneath a folder; ReadError, which names the place, where one is unreadable."""
+    """Yield the paths of unfinished files beneath a folder; ReadError, with the place, where one cannot be read."""
 
     def note(error: OSError) -> None:
         if error.errno not in _VANISHED:

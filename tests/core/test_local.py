@@ -69,7 +69,9 @@ def test_a_write_that_fails_anywhere_names_the_place_and_leaves_nothing_half_don
             assert str(store.root) in str(error), what
             assert isinstance(error, PlaceError) == (number != errno.EMFILE)
         else:
-            assert (number, what.split()[:3]) == (errno.EACCES, ["open", "to", "read"]), "a folder that cannot be synced"
+            assert (number, what.split()[:3]) == (errno.EACCES, ["open", "to", "read"]), (
+                "a folder that cannot be synced"
+            )
         assert [entry.path for entry in store.list()] in (["a/b"], ["a/b", "a/c"], ["a/b", "a/d"], []), what
         assert not store.exists("a/b") or store.read("a/b") in (b"old", b"new"), "whole, or not at all"
         if "os.remove" not in what:

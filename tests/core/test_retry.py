@@ -18,7 +18,7 @@ AT_ONCE = RetryPolicy(attempts=4, base=0.0, longest=0.0)
 
 
 class Remote:
-    """Objects that are listed two to a page. fails: errors of the next calls by method. late: carried out all the same."""
+    """Objects, listed two to a page. fails: errors of the next calls by method. late: carried out all the same."""
 
     url = "remote://place"
 

@@ -76,7 +76,7 @@ class RemoveStatement(_Ours):
         if statement.type == "expr_stmt":
             # parso has augmented operators as operators, annotations as nodes.
             return str(getattr(statement.children[1], "value", "")) in AUGMENTED
-        return statement.type == "atom_expr" and statement.children[-1].type == "trailer"
+        return bool(statement.type == "atom_expr" and statement.children[-1].type == "trailer")
 
 
 class SwapMembership(_Ours):
@@ -120,7 +120,8 @@ def operators() -> dict[str, Operator]:
 def mutants(path: Path) -> list[Mutant]:
     """Return every mutant of a module that differs from it, in the order of its lines."""
     logging.getLogger("parso").setLevel(logging.WARNING)
-    source, found = path.read_text(), {}
+    source = path.read_text()
+    found: dict[str, Mutant] = {}
     for name, operator in operators().items():
         count = sum(len(list(operator.mutation_positions(node))) for node in ast_nodes(get_ast(source)))
         for number in range(count):

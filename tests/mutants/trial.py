@@ -23,10 +23,28 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Literal
 
-PRELOADED = ("numpy", "pandas", "pyarrow.parquet", "pyarrow.compute", "pydantic", "torch", "torchvision", "faiss")
+PRELOADED: tuple[str, ...] = (
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "pydantic",
+    "torch",
+    "torchvision",
+    "faiss",
+)
 PRELOADED += ("s3fs", "aiobotocore.session", "hypothesis.stateful", "pytest", "PIL.Image", "safetensors.torch", "typer")
 
-OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin")
+OPTIONS: tuple[str, ...] = (
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "pytest_timeout",
+    "-p",
+    "_hypothesis_pytestplugin",
+)
 OPTIONS += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 """Other plugins are not loaded: they would take longer than most tests."""
 

@@ -1,4 +1,4 @@
-"""Rebase against a model that is a dict: what both commits mean together, or the path that they contradict each other at."""
+"""Rebase against a model that is a dict: what both commits mean together, or the path at which they contradict."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_both_mean_is_carried_over_and_what_contradicts_is_named(
         (path, new[path]) for path in strays
     )
     statuses = Counter(moved.plan.rows["status"].to_pylist())
-    assert {status: moved.plan.count(status) for status in statuses} == statuses  # type: ignore[arg-type]
+    assert {status: moved.plan.count(status) for status in statuses} == statuses
     assert sum(moved.plan.counts.values()) == moved.plan.rows.num_rows
     assert moved.plan.reason.endswith(", over a newer snapshot")
     paths = moved.plan.rows["path"].to_pylist()
