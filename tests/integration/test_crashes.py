@@ -1,6 +1,6 @@
 """I3, I8: every operation is stopped at every storage operation, in four ways, and then carried out again.
 
-In process, on a store in memory, and samples on a real folder and a real service: a stop is a BaseException that nothing
+In process, on a store in memory, and in samples on a folder and on a service: a stop is a BaseException that nothing
 handles. Afterwards the invariants hold, the repeated operation ends where an undisturbed one does, and nothing is left
 that a sweep does not collect.
 """
