@@ -152,3 +152,17 @@ def test_files_side_by_side_do_not_mix_their_blocks() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(8)))
+
+
+def test_it_is_a_file_to_whoever_wraps_it_and_its_blocks_are_large() -> None:
+    data = content(100)
+    ranges = Ranges(data)
+    with io.BufferedReader(ranges.file()) as file:
+        assert (file.readable(), file.seekable()) == (True, True)
+        file.seek(50)
+        assert file.read(20) == data[50:70]
+    ranges.asked.clear()
+    with RangeFile(ranges, len(data)) as file:
+        assert file.read() == data
+        assert (file.read(), file.read(3)) == (b"", b"")
+    assert ranges.asked == [(0, 100)], "one request where one block is enough"

@@ -19,7 +19,7 @@ import pytest
 from jobs.index import IndexReport
 from jobs.verify import Verified, verify
 from pipeline.core import s3
-from pipeline.core.errors import SightlineError
+from pipeline.core.errors import SightlineError, UserError
 from pipeline.core.names import public_url
 from pipeline.publish import manifests
 from pipeline.publish.lists import load_lists
@@ -168,6 +168,24 @@ def test_errors_of_a_folder_cost_no_image_and_are_told_in_one_line(
         for number, at, lasting in chosen:
             on_folder(here, told, number, at, lasting=lasting)
         record_property("cases", len(chosen))
+
+
+def test_a_source_that_cannot_be_listed_at_first_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    with on_disk(tmp_path) as here:
+        prepare(here, "first")
+        # The second look at the folder is that of the listing.
+        faults = Faults(folders=(tmp_path / "src",), number=errno.EIO, at=1)
+        with os_faults(faults), pytest.raises(UserError, match=r"src: cannot be listed \(the folder itself\)"):
+            here.life.index()
+        assert here.life.index().exit_code == 0
+
+
+def test_a_list_of_rejects_that_cannot_be_read_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    with on_disk(tmp_path) as here:
+        told = story(here, "first")
+        names = on_folder(here, told, 0, -1, lasting=False).operations
+        at = next(at for at, name in enumerate(names) if name.startswith("open to read") and "rejects" in name)
+        assert on_folder(here, told, errno.EIO, at, lasting=False).failed == 1
 
 
 # On S3 ---------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.mutants.table import MODULES
 from tests.mutants.trial import Trial, preload, verdict
 
 OUT = Path("build/mutants")
-SLACK, LEAST = 4, 30.0
+SLACK, LEAST = 4, 10.0
 """A mutant may take so many times as long as the module as it is, and so many seconds more."""
 
 
