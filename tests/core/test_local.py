@@ -168,3 +168,27 @@ def test_unfinished_files_are_found_wherever_they_are_with_size_and_time(store: 
 def test_a_store_travels_as_its_path(store: LocalStore) -> None:
     there = pickle.loads(pickle.dumps(store))
     assert (there.url, there.read("a/b")) == (store.url, b"old")
+
+
+def test_what_is_written_in_any_way_is_read_back_whole(store: LocalStore, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 20_000
+    (tmp_path / "large").write_bytes(data)
+    store.write("w", data)
+    store.put_if_absent("x/p", data)
+    store.upload(tmp_path / "large", "x/y/u")
+    store.upload(tmp_path / "source", "w")
+    for name, expected in (("w", b"new"), ("x/p", data), ("x/y/u", data)):
+        assert store.exists(name)
+        assert (store.read(name), store.stat(name).size) == (expected, len(expected))
+        with store.open(name) as file:
+            file.seek(2)
+            assert file.read(5) == expected[2:7]
+    assert not store.exists("x/none")
+    with pytest.raises(StoreError, match="No such file"):
+        store.upload(tmp_path / "none", "w")
+    assert store.read("w") == b"new"
+    with (
+        os_faults(Faults(folders=(store.root,), number=errno.EACCES, at=0)),
+        pytest.raises(UserError, match=r"cannot be listed \(Permission denied\)"),
+    ):
+        list(store.walk(Walk()))
