@@ -89,10 +89,13 @@ class LocalStore:
             create(temporary, self._path(name))
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file in beside its place, then rename it."""
-        with writing(name, self.url), self._temporary(name) as temporary:
-            with path.open("rb") as source:
-                write_durably(temporary, source)
+        """Copy a file in beside its place, then rename it; ReadError when it is the file that cannot be read."""
+        with (
+            open_file(path, path.name, shown_path(str(path.parent))) as source,
+            writing(name, self.url),
+            self._temporary(name) as temporary,
+        ):
+            write_durably(temporary, source)
             replace(temporary, self._path(name))
 
     def local(self, name: str, folder: Path) -> Path:  # noqa: ARG002 - remote stores need it

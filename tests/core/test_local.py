@@ -184,7 +184,7 @@ def test_what_is_written_in_any_way_is_read_back_whole(store: LocalStore, tmp_pa
             file.seek(2)
             assert file.read(5) == expected[2:7]
     assert not store.exists("x/none")
-    with pytest.raises(StoreError, match="No such file"):
+    with pytest.raises(NotFoundError, match="none: no such object"):
         store.upload(tmp_path / "none", "w")
     assert store.read("w") == b"new"
     with (
@@ -192,3 +192,20 @@ def test_what_is_written_in_any_way_is_read_back_whole(store: LocalStore, tmp_pa
         pytest.raises(UserError, match=r"cannot be listed \(Permission denied\)"),
     ):
         list(store.walk(Walk()))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_file_that_cannot_be_uploaded_as_it_cannot_be_read_is_not_blamed_on_the_store(
+    store: LocalStore, tmp_path: Path, number: int
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "file").write_bytes(b"new")
+    with (
+        os_faults(Faults(folders=(scratch,), number=number, at=0)),
+        pytest.raises(ReadError) as caught,
+    ):
+        store.upload(scratch / "file", "a/b")
+    assert str(scratch) in str(caught.value)
+    assert str(store.root) not in str(caught.value)
+    assert store.read("a/b") == b"old"

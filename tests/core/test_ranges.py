@@ -166,3 +166,40 @@ def test_it_is_a_file_to_whoever_wraps_it_and_its_blocks_are_large() -> None:
         assert file.read() == data
         assert (file.read(), file.read(3)) == (b"", b"")
     assert ranges.asked == [(0, 100)], "one request where one block is enough"
+
+
+def test_a_range_by_itself_is_one_request_and_nothing_is_asked_for_beyond_the_end() -> None:
+    ranges = Ranges(content(20))
+    with ranges.file() as file:
+        file.seek(3)
+        assert file.read_at(0, 5) == ranges.data[:5]
+        assert file.read_at(1, 2) == ranges.data[1:3]
+        assert file.read_at(18, 5) == ranges.data[18:]
+        for offset, size in ((20, 1), (25, 3), (4, 0), (-1, 5), (0, 0)):
+            assert file.read_at(offset, size) == b""
+        assert file.tell() == 3
+    assert ranges.asked == [(0, 5), (1, 3), (18, 20)]
+
+
+def test_what_waits_to_be_read_ahead_is_not_read_once_the_file_is_closed() -> None:
+    begun, hold, asked = threading.Event(), threading.Event(), []
+    data = content(9 * BLOCK)
+
+    def slow(start: int, end: int) -> bytes:
+        asked.append(start // BLOCK)
+        if start == 2 * BLOCK:
+            begun.set()
+            hold.wait(30)
+        return data[start:end]
+
+    file = RangeFile(slow, len(data), block=BLOCK)
+    file.read(2 * BLOCK)
+    assert begun.wait(30)
+    file.seek(5 * BLOCK)
+    file.read(2 * BLOCK)  # block 7 waits behind block 2
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    file.close()
+    hold.set()
+    for thread in ours:
+        thread.join(30)
+    assert asked == [0, 1, 2, 5, 6]
