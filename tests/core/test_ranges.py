@@ -182,8 +182,8 @@ def test_a_range_by_itself_is_one_request_and_nothing_is_asked_for_beyond_the_en
 
 
 def test_what_waits_to_be_read_ahead_is_not_read_once_the_file_is_closed() -> None:
-    begun, hold, asked = threading.Event(), threading.Event(), []
-    data = content(9 * BLOCK)
+    begun, hold, asked = threading.Event(), threading.Event(), list[int]()
+    data, others = content(9 * BLOCK), set(threading.enumerate())
 
     def slow(start: int, end: int) -> bytes:
         asked.append(start // BLOCK)
@@ -197,7 +197,7 @@ def test_what_waits_to_be_read_ahead_is_not_read_once_the_file_is_closed() -> No
     assert begun.wait(30)
     file.seek(5 * BLOCK)
     file.read(2 * BLOCK)  # block 7 waits behind block 2
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    ours = set(threading.enumerate()) - others
     file.close()
     hold.set()
     for thread in ours:

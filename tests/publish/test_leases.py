@@ -284,3 +284,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
     """Return once a condition holds; the time limit of tests ends what never does."""
     while not condition():
         threading.Event().wait(0.001)
+
+
+def test_a_holder_that_lives_beats_while_it_is_watched() -> None:
+    times = LeaseTimes()
+    assert times == LeaseTimes(beat=20.0, silent=900.0, watch=60.0, poll=1.0)
+    assert times.watch > 2 * times.beat
+    assert times.silent > times.watch
