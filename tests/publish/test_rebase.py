@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -15,6 +16,7 @@ from pipeline.publish.listing import SCHEMA, NewListing
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan, entries_of, make_plan
 from pipeline.publish.rebase import ContradictionError, rebase
+from pipeline.publish.renew import renewed
 
 Files = dict[str, tuple[str, int]]
 """Path -> (etag, size)."""
@@ -110,3 +112,15 @@ def test_entries_that_moved_to_another_shard_are_not_those_that_a_plan_drops() -
     assert held(theirs)["a"][1] != held(before)["a"][1]
     with pytest.raises(ContradictionError, match="a"):
         rebase(plan, theirs, NO_SHARDS)
+
+
+def test_an_entry_that_is_renewed_leaves_all_others_as_they_are() -> None:
+    before = after(planned({"a": ("1", 1), "b": ("1", 1)}))
+    plan = renewed(planned({"a": ("2", 1), "b": ("1", 1)}, before), np.ones(1, bool))
+    theirs = after(planned({"a": ("1", 1), "b": ("1", 1), "c": ("1", 1)}, before))
+    moved = rebase(plan, theirs, NO_SHARDS).plan
+    assert {row["path"]: (row["status"], row["etag"]) for row in moved.rows.to_pylist()} == {
+        "a": ("renew", "2"),
+        "b": ("keep", "1"),
+        "c": ("keep", "1"),
+    }
