@@ -115,12 +115,13 @@ def test_entries_that_moved_to_another_shard_are_not_those_that_a_plan_drops() -
 
 
 def test_an_entry_that_is_renewed_leaves_all_others_as_they_are() -> None:
-    before = after(planned({"a": ("1", 1), "b": ("1", 1)}))
-    plan = renewed(planned({"a": ("2", 1), "b": ("1", 1)}, before), np.ones(1, bool))
-    theirs = after(planned({"a": ("1", 1), "b": ("1", 1), "c": ("1", 1)}, before))
+    before = after(planned({"a": ("1", 1), "c": ("1", 1)}))
+    plan = renewed(planned({"a": ("2", 1), "c": ("2", 1)}, before), np.ones(2, bool))
+    theirs = after(planned({"a": ("1", 1), "b": ("1", 1), "c": ("1", 1), "d": ("1", 1)}, before))
     moved = rebase(plan, theirs, NO_SHARDS).plan
     assert {row["path"]: (row["status"], row["etag"]) for row in moved.rows.to_pylist()} == {
         "a": ("renew", "2"),
         "b": ("keep", "1"),
-        "c": ("keep", "1"),
+        "c": ("renew", "2"),
+        "d": ("keep", "1"),
     }
