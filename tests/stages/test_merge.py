@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.core import memory
 from pipeline.publish import manifests
+from pipeline.publish.listing import NewListing
 from pipeline.publish.lists import load_lists
 from pipeline.stages.merge import live_images, pruned, unchanged
 from tests.builders import tar_bytes
@@ -166,5 +167,18 @@ def test_lists_are_unchanged_when_listing_descriptors_and_tombstones_are(here: I
     first = load_lists(here.life.catalog, here.life.catalog.require_head())
     here.life.delete("03.jpg")
     second = load_lists(here.life.catalog, here.life.catalog.require_head())
-    assert not unchanged(replace(first, tombstones=second.tombstones), first)
+
+    def rewritten(leave: int = 0) -> NewListing:
+        made = NewListing()
+        for batch in first.listing.batches():
+            made.append(batch.slice(leave))
+        return made.finish()
+
+    again = replace(first, listing=rewritten())
+    assert unchanged(again, first)
+    assert unchanged(replace(again, indexes=manifests.index_table([])), first), "index shards are not compared"
+    assert not unchanged(replace(again, tombstones=second.tombstones), first)
+    assert not unchanged(replace(again, descriptors=first.descriptors.slice(1)), first)
+    assert not unchanged(replace(again, listing=rewritten(leave=1)), first)
     assert not unchanged(first, first), "a stored listing is no new one"
+    assert not unchanged(again, again), "and a new one is not stored"
