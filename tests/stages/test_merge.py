@@ -12,6 +12,7 @@ from pipeline.core import memory
 from pipeline.publish import manifests
 from pipeline.publish.listing import NewListing
 from pipeline.publish.lists import load_lists
+from pipeline.stages.deletions import copies_of
 from pipeline.stages.merge import live_images, pruned, unchanged
 from tests.builders import tar_bytes
 from tests.life import InMemory, in_memory
@@ -182,3 +183,28 @@ def test_lists_are_unchanged_when_listing_descriptors_and_tombstones_are(here: I
     assert not unchanged(replace(again, listing=rewritten(leave=1)), first)
     assert not unchanged(first, first), "a stored listing is no new one"
     assert not unchanged(again, again), "and a new one is not stored"
+
+
+def test_a_copy_of_a_deleted_image_stays_known_as_long_as_it_is_listed(here: InMemory) -> None:
+    def copies() -> list[str]:
+        lists = load_lists(here.life.catalog, here.life.catalog.require_head())
+        return [str(key) for key in copies_of(lists.deletions)["key"].to_pylist()]
+
+    files = {key: f"img {key}" for key in KEYS}
+    put_files(here, files)
+    here.life.index()
+    here.life.delete("03.jpg")
+    files["97.jpg"] = "img 03.jpg"
+    for more in ("98.jpg", "99.jpg"):
+        # The first run meets the copy; the next one has nothing to do with it.
+        files[more] = f"img {more}"
+        put_files(here, files)
+        here.life.index()
+        assert copies() == ["97.jpg"]
+        assert "97.jpg" not in here.life.live()
+        summary = here.life.catalog.require_head().summary
+        assert summary.seen == summary.images == len(files) - 2
+    del files["97.jpg"]
+    put_files(here, files)
+    here.life.index()
+    assert copies() == []
