@@ -203,3 +203,17 @@ def test_what_waits_to_be_read_ahead_is_not_read_once_the_file_is_closed() -> No
     for thread in ours:
         thread.join(30)
     assert asked == [0, 1, 2, 5, 6]
+
+
+@pytest.mark.parametrize("size", [BLOCK + 1, 2 * BLOCK])
+def test_the_next_block_is_on_its_way_before_it_is_read_and_so_is_the_last(size: int) -> None:
+    last, data = threading.Event(), content(size)
+
+    def fetch(start: int, end: int) -> bytes:
+        if start == BLOCK:
+            last.set()
+        return data[start:end]
+
+    with RangeFile(fetch, size, block=BLOCK) as file:
+        file.read(1)
+        assert last.wait(30), "nobody has read so far yet"

@@ -89,7 +89,8 @@ def test_every_snapshot_counts_what_it_holds_and_what_moved(
     seed: int,
 ) -> None:  # fmt: skip
     here.life.kind = kind
-    dice, files = random.Random(seed), {}
+    dice = random.Random(seed)
+    files: Files = {}
     for number in range(6):
         before, files = files, step(files, dice, number)
         put(here, files)
@@ -208,3 +209,25 @@ def test_a_copy_of_a_deleted_image_stays_known_as_long_as_it_is_listed(here: InM
     put_files(here, files)
     here.life.index()
     assert copies() == []
+
+
+def test_index_shards_stay_as_they_are_until_no_file_of_theirs_is_live(here: InMemory) -> None:
+    def shards() -> set[str]:
+        lists = load_lists(here.life.catalog, here.life.catalog.require_head())
+        return {shard.artifact.uri for shard in manifests.index_shards(lists.indexes)}
+
+    files = {key: f"img {key}" for key in KEYS}
+    put_files(here, files)
+    here.life.index()
+    first = shards()
+    later = {f"5{n}.jpg": f"img 5{n}" for n in range(3)}
+    put_files(here, {**files, **later})
+    here.life.index()
+    second = shards()
+    assert first < second, "what came is in index shards of its own"
+    put_files(here, {**dict(list(files.items())[1:]), **later})
+    here.life.index()
+    assert shards() == second, "an image that goes is a tombstone"
+    put_files(here, later)
+    here.life.index()
+    assert shards() == second - first
