@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # cpu or gpu: which faiss; they exclude each other.
 FAISS ?= cpu
 
-.PHONY: help setup demo check format test test-all test-ray test-s3 test-browser test-gpu pictures bench table clean
+.PHONY: help setup demo check format test test-all test-ray test-s3 test-browser test-gpu pictures bench table mutants clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,13 @@ bench: $(READY) ## Figures of the README into build/; those of photographs if SI
 
 table: $(READY) ## mAP, cost and storage of every kind on the photographs that SIGHTLINE_REAL_DATA names: half an hour
 	$(BIN)/python -m tests.benchmarks kinds localisation indexes
+
+$(VENV)/.mutants: $(READY) constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	@touch $@
+
+mutants: $(VENV)/.mutants ## Bugs on purpose that no test notices (docs/mutants.md): hours; MODULES=core/ranges for a few, ARGS='--sample 20'
+	nice -n 19 $(BIN)/python -m tests.mutants $(MODULES) $(ARGS)
 
 clean: ## Remove what was built here
 	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -94,8 +94,9 @@ def nothing_because(found: Extracted, rejected: Sequence[Reason]) -> str:
 
 def _failed(outcome: Outcome[Shard, DescriptorFile], found: Extracted, reporter: Reporter) -> None:
     shard, error = outcome.item, outcome.error or ""
-    found.set_aside[shard.id] = f"{shard.uri}: {error}"
-    reporter.say(f"set aside: {shard.uri}: {error}")
+    line = f"{shard.uri}: {outcome.told(shard.uri)}"
+    found.set_aside[shard.id] = line
+    reporter.say(f"set aside: {line}")
     if outcome.content:
         found.corrupt.append((shard, error))
     if outcome.unread:

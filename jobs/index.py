@@ -70,6 +70,9 @@ def run_index(options: IndexOptions, reporter: Reporter, runner: Runner | None =
                 _store_blobs(catalog, planned.built)
             return _report(planned, reporter, snapshot=head, published=False, summary=head.summary if head else None)
         if head is None and not planned.plan.count("add"):
+            if planned.seen.unreadable:
+                names = ", ".join(name or "the folder itself" for name in planned.seen.unreadable[:3])
+                raise UserError(public_url(options.source), f"cannot be listed ({names})", "check it and its mount")
             raise UserError(
                 public_url(options.source), "holds no images that match", "check the path, --match or --source-kind"
             )

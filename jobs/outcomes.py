@@ -16,7 +16,7 @@ R = TypeVar("R")
 def value_of(outcome: Outcome[Any, R]) -> R:
     """Return an outcome's value; what cannot be done without ends the run."""
     if outcome.value is None:
-        raise SightlineError(outcome.error or "a worker gave no result")
+        raise SightlineError(outcome.told())
     return outcome.value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -175,17 +176,60 @@ class Clock:
 
 
 @dataclass
-class InMemory:
-    """A life whose stores are in memory: images to put, a clock to turn, states to keep and to go back to."""
+class Collection:
+    """A life with the stores of its source and its root, states to keep and to go back to, and time that passes.
+
+    name: what its root is opened by where it is opened as another store. every: of the cases that are enumerated in
+    memory, each n-th is enough here when tests are to be thorough; a few are when they are not.
+    """
 
     life: Life
-    images: MemoryStore
-    objects: MemoryStore
-    clock: Clock
+    images: Any
+    objects: Any
     name: str
+    every: int = 1
 
     def put(self, key: str, content: str) -> None:
         self.images.write(key, content.encode())
+
+    def keep(self) -> Any:
+        """What there is now."""
+        raise NotImplementedError
+
+    def go_back(self, state: Any) -> None:
+        """Let everything be as it was kept."""
+        raise NotImplementedError
+
+    def later(self, seconds: float) -> None:
+        """Let the objects of the root be older by so much, or by as much as leases take to be suspected."""
+        raise NotImplementedError
+
+    @contextmanager
+    def through(self, wrap: Callable[[Store], Any]) -> Iterator[Any]:
+        """Let the root be opened as another store while the block runs."""
+        other, root = wrap(self.objects), self.life.root
+        memory.register(f"{self.name}-root", other)
+        self.life.root = f"memory://{self.name}-root"
+        try:
+            yield other
+        finally:
+            self.life.root = root
+            memory.register(f"{self.name}-root", self.objects if self.every == 1 else None)
+
+    def some(self, cases: Sequence[T], every: int) -> Sequence[T]:
+        """All cases in memory when tests are to be thorough, else every n-th; elsewhere fewer."""
+        if self.every == 1:
+            return some(cases, every)
+        return cases[:: self.every] if THOROUGH else sampled(cases, 2)
+
+
+@dataclass(kw_only=True)
+class InMemory(Collection):
+    """A life whose stores are in memory, with a clock to turn by hand."""
+
+    images: MemoryStore
+    objects: MemoryStore
+    clock: Clock
 
     def keep(self) -> tuple[dict[str, Any], dict[str, Any], float]:
         return dict(self.images.objects), dict(self.objects.objects), self.clock.now
@@ -196,15 +240,8 @@ class InMemory:
             store.objects.update(objects)
         self.clock.now = state[2]
 
-    @contextmanager
-    def through(self, wrap: Callable[[Store], Any]) -> Iterator[Any]:
-        """Let the root be opened as another store while the block runs."""
-        other = wrap(self.objects)
-        memory.register(f"{self.name}-root", other)
-        try:
-            yield other
-        finally:
-            memory.register(f"{self.name}-root", self.objects)
+    def later(self, seconds: float) -> None:
+        self.clock.now += seconds
 
 
 @contextmanager
@@ -227,6 +264,14 @@ def in_memory(recipe: str = RECIPE) -> Iterator[InMemory]:
 def some(cases: Sequence[T], every: int) -> Sequence[T]:
     """All cases when tests are to be thorough, else every n-th."""
     return cases if THOROUGH else cases[::every]
+
+
+def sampled(cases: Sequence[T], count: int) -> Sequence[T]:
+    """All cases when tests are to be thorough, else so many, drawn by SIGHTLINE_SEED, in their order."""
+    if THOROUGH or len(cases) <= count:
+        return cases
+    dice = random.Random(int(os.environ.get("SIGHTLINE_SEED", "0")))
+    return [cases[place] for place in sorted(dice.sample(range(len(cases)), count))]
 
 
 def digests(contents: dict[str, str]) -> dict[str, str]:

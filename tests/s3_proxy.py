@@ -20,18 +20,25 @@ STATUS = {
     "403": (403, "ExpiredToken"),
     "409": (409, "ConditionalRequestConflict"),
     "404": (404, "NoSuchKey"),
+    "denied": (403, "AccessDenied"),
+    "no bucket": (404, "NoSuchBucket"),
 }
 
 
 @dataclass
 class Fault:
-    """What happens to the first `times` requests of a method whose path contains `part`."""
+    """What happens to the first `times` requests of a method, "" for any, whose path contains `part`.
+
+    after: so many of them are let through before.
+    """
 
     kind: str
     method: str
     part: str
     times: int = 1
+    after: int = 0
     met: int = 0
+    passed: int = 0
 
 
 @dataclass
@@ -48,7 +55,10 @@ class Proxy:
         with self.lock:
             self.requests.append((method, path))
             for fault in self.faults:
-                if fault.method == method and fault.part in path and fault.met < fault.times:
+                if fault.method in ("", method) and fault.part in path and fault.met < fault.times:
+                    if fault.passed < fault.after:
+                        fault.passed += 1
+                        continue
                     fault.met += 1
                     return fault.kind
         return ""

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.core.errors import IntegrityError, NotFoundError
+from pipeline.core.os_errors import reading
 from pipeline.core.storage import Store
 from pipeline.core.types import Artifact
 
@@ -26,15 +27,21 @@ def read_artifact(store: Store, artifact: Artifact) -> bytes:
 def fetch_artifact(store: Store, artifact: Artifact, folder: Path) -> Path:
     """Return a local path of an artifact, verified; remote stores download into `folder`."""
     try:
-        path = store.local(artifact.uri, folder)
-        digest = file_digest(path)
+        path, size, digest = _local(store, artifact, folder)
         if digest != artifact.sha256:
-            path = store.local(artifact.uri, folder)
-            digest = file_digest(path)
+            path, size, digest = _local(store, artifact, folder)
     except NotFoundError:
         raise IntegrityError(artifact.uri, "is missing") from None
-    _check(artifact, path.stat().st_size, digest)
+    _check(artifact, size, digest)
     return path
+
+
+def _local(store: Store, artifact: Artifact, folder: Path) -> tuple[Path, int, str]:
+    """Return a local path of an artifact, and the size and digest of what is there."""
+    path = store.local(artifact.uri, folder)
+    # A local store gives its own file: errors of reading it are those of the store.
+    with reading(artifact.uri, store.url):
+        return path, path.stat().st_size, file_digest(path)
 
 
 def file_digest(path: Path) -> str:

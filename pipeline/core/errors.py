@@ -22,6 +22,8 @@ SightlineError                exit 1   something failed
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class SightlineError(Exception):
     """Base of all errors that Sightline raises on purpose; `str()` is one line fit for a user."""
@@ -59,7 +61,22 @@ class IntegrityError(SightlineError):
 
 
 class StoreError(SightlineError):
-    """A storage operation failed and repeating it will not help."""
+    """A storage operation failed and repeating it will not help. place: where the store is, as far as it is known."""
+
+    place = ""
+
+    def at(self, place: str) -> Self:
+        """Return this error, which says where it happened; `place` is fit to be shown."""
+        self.place = place
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.bare} (in {self.place})" if self.place and self.place not in self.bare else self.bare
+
+    @property
+    def bare(self) -> str:
+        """The error without its place."""
+        return super().__str__()
 
 
 class NotFoundError(StoreError):
@@ -114,6 +131,11 @@ class WorkerError(SightlineError):
 
 class BadImageError(SightlineError):
     """One image cannot be decoded or used; the reason becomes its reject row."""
+
+
+def bare(error: BaseException) -> str:
+    """Return the message of an error without the place, for where that is said otherwise."""
+    return error.bare if isinstance(error, StoreError) else str(error)
 
 
 def of_reading(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from pipeline.core.errors import NotFoundError, PlaceError, UserError
 from pipeline.core.names import checked_name, local_path, shown_path, unescaped
 from pipeline.core.os_errors import open_file, reading, regular, writing
 from pipeline.core.types import Entry
-from pipeline.core.walk import TEMPORARY, Walk, local_entry, walk_folder
+from pipeline.core.walk import TEMPORARY, Walk, local_entry, unfinished_files, walk_folder
 
 
 class LocalStore:
@@ -35,7 +35,7 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Walk folders in byte order of the resulting names; ReadError when one of them cannot be read."""
         folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        yield from walk_folder(str(self._path(prefix) if prefix else self.root), folder, None)
+        yield from walk_folder(str(self._path(prefix) if prefix else self.root), folder, None, self.url)
 
     def walk(self, noted: Walk) -> Iterator[Entry]:
         """The same of all that can be read; the rest is noted. UserError when the folder itself cannot be."""
@@ -56,7 +56,7 @@ class LocalStore:
     def stat(self, name: str) -> Entry:
         """Return size and modification time (as etag); NotFoundError for what is no regular file."""
         path = self._path(name)
-        with reading(name):
+        with reading(name, self.url):
             return local_entry(name, regular(path.stat(), path, name))
 
     def exists(self, name: str) -> bool:
@@ -74,7 +74,7 @@ class LocalStore:
 
     def open(self, name: str) -> BinaryIO:
         """Open the file for reading."""
-        return open_file(self._path(name), name)
+        return open_file(self._path(name), name, self.url)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
@@ -89,10 +89,13 @@ class LocalStore:
             create(temporary, self._path(name))
 
     def upload(self, path: Path, name: str) -> None:
-        """Copy a file in beside its place, then rename it."""
-        with writing(name, self.url), self._temporary(name) as temporary:
-            with path.open("rb") as source:
-                write_durably(temporary, source)
+        """Copy a file in beside its place, then rename it; ReadError when it is the file that cannot be read."""
+        with (
+            open_file(path, path.name, shown_path(str(path.parent))) as source,
+            writing(name, self.url),
+            self._temporary(name) as temporary,
+        ):
+            write_durably(temporary, source)
             replace(temporary, self._path(name))
 
     def local(self, name: str, folder: Path) -> Path:  # noqa: ARG002 - remote stores need it
@@ -106,8 +109,9 @@ class LocalStore:
             self._path(name).unlink(missing_ok=True)
 
     def unfinished(self) -> Iterator[Entry]:
-        """Yield the temporary files beneath the folder."""
-        for path in self.root.rglob(f"{TEMPORARY}*"):
+        """Yield the temporary files beneath the folder; ReadError when one of the folders cannot be read."""
+        for found in unfinished_files(str(self.root), self.url):
+            path = Path(found)
             with suppress(OSError):
                 yield local_entry(shown_path(path.relative_to(self.root).as_posix()), path.stat())
 

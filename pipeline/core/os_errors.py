@@ -29,14 +29,17 @@ _SHELL = ("/dev/", "/proc/self/fd/")
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Translate OSErrors of reading an object: NotFoundError when there is none of that name, else ReadError."""
+def reading(name: str, place: str = "") -> Iterator[None]:
+    """Translate OSErrors of reading an object: NotFoundError when there is none of that name, else ReadError.
+
+    place: where the object lies, for whoever reads the error.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _ABSENT:
-            raise NotFoundError(f"{name}: no such object") from None
-        raise ReadError(f"{name}: {error.strerror or error}") from error
+            raise NotFoundError(f"{name}: no such object").at(place) from None
+        raise ReadError(f"{name}: {error.strerror or error}").at(place) from error
 
 
 @contextmanager
@@ -45,11 +48,11 @@ def writing(name: str, place: str) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise ExistsError(f"{name}: exists already") from None
+        raise ExistsError(f"{name}: exists already").at(place) from None
     except OSError as error:
         if error.errno in _UNFIT:
             raise unfit(place, error) from error
-        raise StoreError(f"{name}: {error.strerror or error}") from error
+        raise StoreError(f"{name}: {error.strerror or error}").at(place) from error
 
 
 @contextmanager
@@ -67,10 +70,10 @@ def unfit(place: str, error: OSError) -> PlaceError:
     return PlaceError(f"{place}: cannot be written ({error.strerror or error}); {remedy} and run again")
 
 
-def open_file(path: Path, name: str) -> BinaryIO:
+def open_file(path: Path, name: str, place: str = "") -> BinaryIO:
     """Open a regular file for reading; errors of later reads are translated too. Pipes and devices never block."""
-    with reading(name):
-        return cast("BinaryIO", io.BufferedReader(_File(path, name)))
+    with reading(name, place):
+        return cast("BinaryIO", io.BufferedReader(_File(path, name, place)))
 
 
 def regular(found: os.stat_result, path: Path, name: str) -> os.stat_result:
@@ -85,16 +88,16 @@ def regular(found: os.stat_result, path: Path, name: str) -> os.stat_result:
 class _File(io.FileIO):
     """A regular file whose reads raise our errors."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, place: str) -> None:
         # Before it is opened: to open a pipe waits for its writer, to open a device may do anything.
         regular(path.stat(), path, name)
         super().__init__(path, "rb")
-        self._shown = name
+        self._shown, self._place = name, place
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]  # any buffer
-        with reading(self._shown):
+        with reading(self._shown, self._place):
             return super().readinto(buffer)
 
     def readall(self) -> bytes | None:  # type: ignore[override]  # typeshed: never None
-        with reading(self._shown):
+        with reading(self._shown, self._place):
             return super().readall()

@@ -143,7 +143,7 @@ class S3Store:
         with s3_errors(name, self.url, reading=True):
             data = self._ranged(self._fs, name, {"Range": f"bytes={start}-{end - 1}"}, etag)
         if len(data) != end - start:
-            raise TransientError(f"{name}: {len(data)} of {end - start} bytes came")
+            raise TransientError(f"{name}: {len(data)} of {end - start} bytes came").at(self.url)
         return data
 
     async def _get(self, fs: Any, name: str, extra: dict[str, str], etag: str) -> bytes:

@@ -62,10 +62,13 @@ def s3_errors(name: str, place: str, *, reading: bool = False) -> Iterator[None]
     """Translate errors of requests about an object of a store at `place`; reading: of that object alone."""
     try:
         yield
-    except (StoreError, IntegrityError, MemoryError):
+    except StoreError as error:
+        raise error.at(place)  # noqa: B904 - it is the same one
+    except (IntegrityError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - classified here, once; what is not known is raised with its type
-        raise translated(error, name, place, reading=reading) from None
+        found = translated(error, name, place, reading=reading)
+        raise (found.at(place) if isinstance(found, StoreError) else found) from None
 
 
 def translated(error: Exception, name: str, place: str, *, reading: bool) -> Exception:

@@ -234,8 +234,9 @@ Fault = Literal["", "item", "unknown", "worker"]
 class Outcome(Generic[T, R]):
     """What became of one item of work; errors are values when they cross a process border. stats: see core/stats.py.
 
-    unread: the error says nothing of the item, which could not be read; a later try may succeed.
-    content: the error is one of the item's own bytes, which fail again in every later try.
+    unread: the error says nothing of the item, which could not be read; a later try may succeed. content: the error is
+    one of the item's own bytes, which fail again in every later try. place: of the store whose error it is, which
+    `error` does not say; "" for other errors.
     """
 
     item: T
@@ -244,9 +245,16 @@ class Outcome(Generic[T, R]):
     fault: Fault = ""
     unread: bool = False
     content: bool = False
+    place: str = ""
     seconds: float = 0.0
     attempts: int = 1
     stats: dict[str, float] = field(default_factory=dict)
+
+    def told(self, known: str = "") -> str:
+        """Return the error with its place, unless that is where `known` lies."""
+        line = self.error or "a worker gave no result"
+        here = not self.place or known.startswith(self.place) or self.place in line
+        return line if here else f"{line} (in {self.place})"
 
 
 def row_ids(position: int, rows: int) -> Ints:

@@ -42,17 +42,28 @@ def local_entry(name: str, stat: os.stat_result) -> Entry:
     return Entry(path=name, size=stat.st_size, etag=etag, modified=stat.st_mtime_ns / 1e9, changed=stat.st_ctime_ns)
 
 
-def walk_folder(folder: str, prefix: str, noted: Walk | None) -> Iterator[Entry]:
+def walk_folder(folder: str, prefix: str, noted: Walk | None, place: str = "") -> Iterator[Entry]:
     """Yield the files beneath a folder, whose names begin with `prefix`; links are followed, link cycles are not.
 
-    Folders that cannot be read are noted; ReadError where nothing notes them.
+    Folders that cannot be read are noted; ReadError, which names the place, where nothing notes them.
     """
-    yield from _Walker(noted).walk(folder, prefix, frozenset())
+    yield from _Walker(noted, place).walk(folder, prefix, frozenset())
+
+
+def unfinished_files(folder: str, place: str) -> Iterator[str]:
+    """Yield the paths of unfinished files beneath a folder; ReadError, with the place, where one cannot be read."""
+
+    def note(error: OSError) -> None:
+        if error.errno not in _VANISHED:
+            raise ReadError(f"its folders cannot be listed ({error.strerror or error})").at(place) from error
+
+    for path, _, names in os.walk(folder, onerror=note):
+        yield from (os.path.join(path, name) for name in names if name.startswith(TEMPORARY))  # noqa: PTH118
 
 
 class _Walker:
-    def __init__(self, noted: Walk | None) -> None:
-        self._noted = noted
+    def __init__(self, noted: Walk | None, place: str) -> None:
+        self._noted, self._place = noted, place
 
     def walk(self, folder: str, prefix: str, above: frozenset[str]) -> Iterator[Entry]:
         real = os.path.realpath(folder)
@@ -97,6 +108,7 @@ class _Walker:
         if error.errno in _VANISHED:
             return
         if self._noted is None:
-            raise ReadError(f"{prefix or 'the folder'}: cannot be listed ({error.strerror or error})") from error
+            line = f"{prefix or 'the folder'}: cannot be listed ({error.strerror or error})"
+            raise ReadError(line).at(self._place) from error
         if prefix not in self._noted.unreadable:
             self._noted.unreadable.append(prefix)

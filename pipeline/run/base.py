@@ -9,7 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.errors import AccessError, ContentError, PlaceError, SightlineError, UserError, of_reading
+from pipeline.core.errors import (
+    AccessError,
+    ContentError,
+    PlaceError,
+    SightlineError,
+    StoreError,
+    UserError,
+    bare,
+    of_reading,
+)
 from pipeline.core.resources import Resources
 from pipeline.core.types import Fault, Outcome, TimeLimit
 from pipeline.run.faults import fault_of
@@ -118,7 +127,7 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     Only errors that end the run are raised, see ENDS_RUN.
     """
     started = time.perf_counter()
-    value, line = None, None
+    value, line, place = None, None, ""
     unread = content = False
     fault: Fault = ""
     try:
@@ -126,8 +135,9 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
     except ENDS_RUN:
         raise
     except Exception as error:  # noqa: BLE001 - a poison item must cost itself only, and is reported by name
-        line, fault = describe(error), fault_of(error)
+        line, fault = describe(error, place=False), fault_of(error)
         unread, content = of_reading(error), isinstance(error, ContentError)
+        place = error.place if isinstance(error, StoreError) else ""
     take = getattr(function, "take_stats", None)
     return Outcome(
         item=item,
@@ -136,15 +146,16 @@ def attempt(function: Callable[[T], R], item: T, attempts: int = 1) -> Outcome[T
         fault=fault,
         unread=unread,
         content=content,
+        place=place,
         seconds=time.perf_counter() - started,
         attempts=attempts,
         stats=take() if take is not None else {},
     )
 
 
-def describe(error: BaseException) -> str:
-    """Return an error as one line; errors that are not ours are named by their type."""
-    text = " ".join(str(error).split())
+def describe(error: BaseException, *, place: bool = True) -> str:
+    """Return an error as one line, with the place that it names or without; others than ours are named by type."""
+    text = " ".join((str(error) if place else bare(error)).split())
     return text if isinstance(error, SightlineError) else f"{type(error).__name__}: {text}"
 
 

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from pipeline.core.errors import ReadError, SightlineError, TransientError, UnavailableError, UserError
+from pipeline.core.errors import ReadError, SightlineError, TransientError, UnavailableError, UserError, bare
 from pipeline.serve.desk import BusyError, GoneError
 from pipeline.serve.models import Problem
 from pipeline.serve.opened import UnknownImageError
@@ -72,7 +72,7 @@ def explain(app: FastAPI) -> None:
     @app.exception_handler(SightlineError)
     async def failed(_: Request, error: SightlineError) -> JSONResponse:
         passing = isinstance(error, ReadError | TransientError | UnavailableError)
-        return told(503 if passing else 500, str(error))
+        return told(503 if passing else 500, bare(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, of_reading
+from pipeline.core.errors import AccessError, NotFoundError, StoreError, TransientError, bare, of_reading
 from pipeline.core.limited_pool import Limit, LimitedPool
 from pipeline.core.names import escaped, public_url, unescaped
 from pipeline.core.prefetch import ordered_map
@@ -146,7 +146,7 @@ def why_not(error: BaseException, path: str) -> str:
         return "not there any more, though it was listed"
     if isinstance(error, MemoryError):
         return "not enough memory to read it"
-    return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
+    return " ".join(bare(error).split()).removeprefix(f"{path}: ") or type(error).__name__
 
 
 def too_large(size: int) -> str:

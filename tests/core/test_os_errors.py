@@ -76,7 +76,7 @@ def test_too_many_open_files_is_an_error_of_reading(tmp_path: Path) -> None:
         "except ReadError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "a.jpg: Too many open files"
+    assert done.stdout.strip() == f"a.jpg: Too many open files (in {tmp_path})"
 
 
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:

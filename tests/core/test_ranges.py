@@ -152,3 +152,68 @@ def test_files_side_by_side_do_not_mix_their_blocks() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(read, range(8)))
+
+
+def test_it_is_a_file_to_whoever_wraps_it_and_its_blocks_are_large() -> None:
+    data = content(100)
+    ranges = Ranges(data)
+    with io.BufferedReader(ranges.file()) as file:
+        assert (file.readable(), file.seekable()) == (True, True)
+        file.seek(50)
+        assert file.read(20) == data[50:70]
+    ranges.asked.clear()
+    with RangeFile(ranges, len(data)) as file:
+        assert file.read() == data
+        assert (file.read(), file.read(3)) == (b"", b"")
+    assert ranges.asked == [(0, 100)], "one request where one block is enough"
+
+
+def test_a_range_by_itself_is_one_request_and_nothing_is_asked_for_beyond_the_end() -> None:
+    ranges = Ranges(content(20))
+    with ranges.file() as file:
+        file.seek(3)
+        assert file.read_at(0, 5) == ranges.data[:5]
+        assert file.read_at(1, 2) == ranges.data[1:3]
+        assert file.read_at(18, 5) == ranges.data[18:]
+        for offset, size in ((20, 1), (25, 3), (4, 0), (-1, 5), (0, 0)):
+            assert file.read_at(offset, size) == b""
+        assert file.tell() == 3
+    assert ranges.asked == [(0, 5), (1, 3), (18, 20)]
+
+
+def test_what_waits_to_be_read_ahead_is_not_read_once_the_file_is_closed() -> None:
+    begun, hold, asked = threading.Event(), threading.Event(), list[int]()
+    data, others = content(9 * BLOCK), set(threading.enumerate())
+
+    def slow(start: int, end: int) -> bytes:
+        asked.append(start // BLOCK)
+        if start == 2 * BLOCK:
+            begun.set()
+            hold.wait(30)
+        return data[start:end]
+
+    file = RangeFile(slow, len(data), block=BLOCK)
+    file.read(2 * BLOCK)
+    assert begun.wait(30)
+    file.seek(5 * BLOCK)
+    file.read(2 * BLOCK)  # block 7 waits behind block 2
+    ours = set(threading.enumerate()) - others
+    file.close()
+    hold.set()
+    for thread in ours:
+        thread.join(30)
+    assert asked == [0, 1, 2, 5, 6]
+
+
+@pytest.mark.parametrize("size", [BLOCK + 1, 2 * BLOCK])
+def test_the_next_block_is_on_its_way_before_it_is_read_and_so_is_the_last(size: int) -> None:
+    last, data = threading.Event(), content(size)
+
+    def fetch(start: int, end: int) -> bytes:
+        if start == BLOCK:
+            last.set()
+        return data[start:end]
+
+    with RangeFile(fetch, size, block=BLOCK) as file:
+        file.read(1)
+        assert last.wait(30), "nobody has read so far yet"

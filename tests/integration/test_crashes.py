@@ -1,7 +1,8 @@
 """I3, I8: every operation is stopped at every storage operation, in four ways, and then carried out again.
 
-In process, on a store in memory: a stop is a BaseException that nothing handles. Afterwards the invariants hold, the
-repeated operation ends where an undisturbed one does, and nothing is left that a sweep does not collect.
+In process, on a store in memory, and in samples on a folder and on a service: a stop is a BaseException that nothing
+handles. Afterwards the invariants hold, the repeated operation ends where an undisturbed one does, and nothing is left
+that a sweep does not collect.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pytest
 from pipeline.core.errors import SightlineError
 from tests.builders import tar_bytes
 from tests.faulty import Mode, StopAt, Stopped, Watched, modes
-from tests.life import InMemory, Life, digests, in_memory, some
+from tests.life import Collection, InMemory, Life, digests, in_memory, some
+from tests.places import PLACES, collection
 
 BASE = {f"{n:02d}.jpg": f"image {n}" for n in range(8)}
 
@@ -66,37 +68,42 @@ OPERATIONS: tuple[Callable[[Life], Any], ...] = (
 )
 
 
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Collection]:
+    with collection(request.param, request) as here:
+        yield here
+
+
 @pytest.fixture
-def prepared(request: pytest.FixtureRequest) -> Iterator[tuple[InMemory, Callable[[Life], Any]]]:
+def prepared(place: Collection, request: pytest.FixtureRequest) -> tuple[Collection, Callable[[Life], Any]]:
     """A collection with a past: three index runs, a removal, a change, a deletion; and one operation to be stopped."""
-    operation = request.param
-    with in_memory() as here:
-        for key, content in BASE.items():
-            here.put(key, content)
-        here.put("bad.jpg", "bad image")
-        if operation is not first:
-            here.life.index()
-            here.put("10.jpg", "image 10")
-            here.images.delete("03.jpg")
-            here.life.index()
-            here.life.delete("02.jpg")
-            here.put("00.jpg", "image 0, changed")
-            here.life.index()
-            here.clock.now += 10_000
-        if operation in (grow, compact):
-            here.put("11.jpg", "image 11")
-            here.put("04.jpg", "image 4, changed")
-            here.images.delete("06.jpg")
-        if operation is moved:
-            here.images.delete("02.jpg")
-            here.put("99.jpg", "image 2")
-            here.put("98.jpg", "image 4")
-        if operation is compact:
-            here.life.index()
-        yield here, operation
+    operation, here = request.param, place
+    for key, content in BASE.items():
+        here.put(key, content)
+    here.put("bad.jpg", "bad image")
+    if operation is not first:
+        here.life.index()
+        here.put("10.jpg", "image 10")
+        here.images.delete("03.jpg")
+        here.life.index()
+        here.life.delete("02.jpg")
+        here.put("00.jpg", "image 0, changed")
+        here.life.index()
+        here.later(10_000)
+    if operation in (grow, compact):
+        here.put("11.jpg", "image 11")
+        here.put("04.jpg", "image 4, changed")
+        here.images.delete("06.jpg")
+    if operation is moved:
+        here.images.delete("02.jpg")
+        here.put("99.jpg", "image 2")
+        here.put("98.jpg", "image 4")
+    if operation is compact:
+        here.life.index()
+    return here, operation
 
 
-def stopped(here: InMemory, operation: Callable[[Life], Any], at: int, mode: Mode) -> StopAt:
+def stopped(here: Collection, operation: Callable[[Life], Any], at: int, mode: Mode) -> StopAt:
     """Carry an operation out up to a storage operation; return what was stopped."""
     hook = StopAt(at, mode)
     with here.through(lambda store: Watched(store, hook)):
@@ -109,9 +116,9 @@ def stopped(here: InMemory, operation: Callable[[Life], Any], at: int, mode: Mod
     return hook
 
 
-def settled(here: InMemory, operation: Callable[[Life], Any], *, thorough: bool) -> dict[str, str]:
+def settled(here: Collection, operation: Callable[[Life], Any], *, thorough: bool) -> dict[str, str]:
     """Carry an operation out undisturbed, as the rerun after a crash; return what is live."""
-    here.clock.now += 10_000
+    here.later(10_000)
     operation(here.life)
     here.life.check(thorough=thorough)
     return here.life.live()
@@ -119,7 +126,7 @@ def settled(here: InMemory, operation: Callable[[Life], Any], *, thorough: bool)
 
 @pytest.mark.parametrize("prepared", OPERATIONS, indirect=True, ids=lambda operation: operation.__name__)
 def test_i3_i8_an_operation_stopped_anywhere_is_completed_by_its_repetition(
-    prepared: tuple[InMemory, Callable[[Life], Any]],
+    prepared: tuple[Collection, Callable[[Life], Any]],
     record_property: Callable[[str, object], None],
 ) -> None:
     here, operation = prepared
@@ -132,7 +139,7 @@ def test_i3_i8_an_operation_stopped_anywhere_is_completed_by_its_repetition(
     cases = 0
     everything = [(at, mode) for at, at_work in enumerate(operations) for mode in modes(at_work)]
     assert len(everything) > 2 * len(operations)
-    for at, mode in some(everything, 5):
+    for at, mode in here.some(everything, 5):
         here.go_back(state)
         stopped(here, operation, at, mode)
         try:
@@ -148,36 +155,36 @@ def test_i3_i8_an_operation_stopped_anywhere_is_completed_by_its_repetition(
     record_property("cases", cases)
 
 
-def test_i8_after_a_sweep_that_was_stopped_what_it_collected_can_be_indexed_again() -> None:
-    with in_memory() as here:
-        for key, content in BASE.items():
-            here.put(key, content)
-        here.life.index()
+def test_i8_after_a_sweep_that_was_stopped_what_it_collected_can_be_indexed_again(place: Collection) -> None:
+    here = place
+    for key, content in BASE.items():
+        here.put(key, content)
+    here.life.index()
+    for key in list(BASE)[:3]:
+        here.images.delete(key)
+    here.life.index()
+    state = here.keep()
+    operations = stopped(here, expire, -1, "before").operations
+    assert [at for at in operations if at.startswith("delete descriptors/")], "the sweep collects a whole shard"
+    everything = [(at, mode) for at, at_work in enumerate(operations) for mode in modes(at_work)]
+    for at, mode in here.some(everything, 3):
+        here.go_back(state)
+        stopped(here, expire, at, mode)
         for key in list(BASE)[:3]:
-            here.images.delete(key)
-        here.life.index()
-        state = here.keep()
-        operations = stopped(here, expire, -1, "before").operations
-        assert [at for at in operations if at.startswith("delete descriptors/")], "the sweep collects a whole shard"
-        everything = [(at, mode) for at, at_work in enumerate(operations) for mode in modes(at_work)]
-        for at, mode in some(everything, 3):
-            here.go_back(state)
-            stopped(here, expire, at, mode)
-            for key in list(BASE)[:3]:
-                here.put(key, BASE[key])
-            here.clock.now += 10_000
-            here.life.index()
-            here.life.check()
-            assert here.life.live() == digests(BASE), f"{mode} {operations[at]}"
-
-
-def test_the_model_of_the_base_collection_is_what_is_live() -> None:
-    with in_memory() as here:
-        for key, content in BASE.items():
-            here.put(key, content)
+            here.put(key, BASE[key])
+        here.later(10_000)
         here.life.index()
         here.life.check()
-        assert here.life.live() == digests(BASE)
+        assert here.life.live() == digests(BASE), f"{mode} {operations[at]}"
+
+
+def test_the_model_of_the_base_collection_is_what_is_live(place: Collection) -> None:
+    here = place
+    for key, content in BASE.items():
+        here.put(key, content)
+    here.life.index()
+    here.life.check()
+    assert here.life.live() == digests(BASE)
 
 
 def meet(life: Life) -> None:

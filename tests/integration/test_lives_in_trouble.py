@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from pipeline.core import memory
 from pipeline.core.memory import MemoryStore
 from pipeline.core.types import Entry
 from tests.faulty import Watched
-from tests.life import InMemory, digests, in_memory, some
+from tests.life import Collection, digests, in_memory, some
+from tests.places import on_disk, on_s3
 
 KEYS = [f"{n}.jpg" for n in range(8)]
 
@@ -38,10 +40,11 @@ class Troubled(MemoryStore):
 class Story:
     """One collection, and what it should hold once everything can be read."""
 
-    def __init__(self, here: InMemory, seed: int) -> None:
+    def __init__(self, here: Collection, seed: int) -> None:
         self.here, self.dice = here, random.Random(seed)
-        self.store = Troubled(here.images.url.removeprefix("memory://"))
-        memory.register(here.images.url.removeprefix("memory://"), self.store)
+        self.store = Troubled(f"{here.name}-src")
+        memory.register(f"{here.name}-src", self.store)
+        here.life.source = self.store.url
         self.contents: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.lines: list[str] = []
@@ -116,6 +119,25 @@ def test_whatever_happens_the_collection_is_the_source_without_what_is_deleted(s
     with in_memory() as here:
         story = Story(here, seed)
         for _ in range(25):
+            story.go_on()
+            here.life.check(thorough=False)
+        story.end()
+
+
+def test_whatever_happens_on_a_real_folder_it_is_so_too(tmp_path: Path) -> None:
+    with on_disk(tmp_path) as here:
+        story = Story(here, 7)
+        for _ in range(25):
+            story.go_on()
+            here.life.check(thorough=False)
+        story.end()
+
+
+@pytest.mark.s3
+def test_whatever_happens_on_a_real_service_it_is_so_too(bucket: str, tmp_path: Path) -> None:
+    with on_s3(bucket, tmp_path) as here:
+        story = Story(here, 8)
+        for _ in range(12):
             story.go_on()
             here.life.check(thorough=False)
         story.end()

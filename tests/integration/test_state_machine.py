@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,7 +22,8 @@ from hypothesis.stateful import (
 
 from pipeline.core.errors import SightlineError, UserError
 from tests.faulty import Mode, StopAt, Stopped, Watched
-from tests.life import THOROUGH, digests, in_memory
+from tests.life import THOROUGH, Collection, digests, in_memory
+from tests.places import on_disk
 
 KEYS = [f"{letter}.jpg" for letter in "abcdefgh"]
 keys = st.sampled_from(KEYS)
@@ -32,9 +36,11 @@ class CollectionLife(RuleBasedStateMachine):
     deleted: by key, its content then and the keys of copies that stayed; see pipeline/stages/deletions.py.
     """
 
+    place: Callable[[], AbstractContextManager[Collection]] = staticmethod(in_memory)
+
     def __init__(self) -> None:
         super().__init__()
-        self._context = in_memory()
+        self._context = self.place()
         self.here = self._context.__enter__()
         self.source: dict[str, str] = {}
         self.live: dict[str, str] = {}
@@ -163,7 +169,7 @@ class CollectionLife(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([10.0, 5_000.0, 200_000.0, -3_600.0]))
     def pass_time(self, seconds: float) -> None:
-        self.here.clock.now += seconds
+        self.here.later(seconds)
 
     @rule(at=st.integers(0, 60), mode=st.sampled_from(["before", "after", "torn", "error"]), what=st.integers(0, 3))
     def crash(self, at: int, mode: Mode, what: int) -> None:
@@ -173,7 +179,7 @@ class CollectionLife(RuleBasedStateMachine):
         operation = (life.index, lambda: life.delete(key), life.compact, life.expire)[what]
         with self.here.through(lambda store: Watched(store, StopAt(at, mode))), suppress(Stopped, SightlineError):
             operation()
-        self.here.clock.now += 1_000
+        self.here.later(1_000)
         (self.index, lambda: self.delete(key), self.compact, lambda: self.expire(0.0, 0.0))[what]()
 
     @precondition(lambda self: self.history)
@@ -188,14 +194,25 @@ class CollectionLife(RuleBasedStateMachine):
         self.here.life.check()
 
 
+class LifeOnDisk(CollectionLife):
+    """The same in a folder of its own."""
+
+    @staticmethod
+    @contextmanager
+    def place() -> Iterator[Collection]:
+        with TemporaryDirectory() as folder, on_disk(Path(folder)) as here:
+            yield here
+
+
 @pytest.mark.timeout(900)
-def test_a_life_at_random_agrees_with_the_model() -> None:
-    examples = 100 if THOROUGH else 10
+@pytest.mark.parametrize(("machine", "share"), [(CollectionLife, 1.0), (LifeOnDisk, 0.1)])
+def test_a_life_at_random_agrees_with_the_model(machine: type[CollectionLife], share: float) -> None:
+    examples = int(share * (100 if THOROUGH else 10))
     run_state_machine_as_test(
-        CollectionLife,
+        machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=50,
+            stateful_step_count=50 if share == 1.0 else 25,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             # A life of fifty steps takes minutes to shrink; the steps are printed as they are.
