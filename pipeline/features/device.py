@@ -59,11 +59,14 @@ class Lane(Protocol):
 
 def lane(device: torch.device, *, tf32: bool = False) -> Lane:
     """Return the lane of a device. tf32: float32 may be computed in TF32, where the device has it."""
-    return CudaLane(device, tf32=tf32) if device.type == "cuda" else HostLane()
+    return CudaLane(device, tf32=tf32) if device.type == "cuda" else HostLane(device)
 
 
 class HostLane:
-    """A lane of the CPU. See `Lane`."""
+    """A lane of the CPU, or of a device without streams. See `Lane`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def running(self) -> AbstractContextManager[None]:
         """No gradients."""
@@ -76,11 +79,11 @@ class HostLane:
 
     def put(self, arrays: Sequence[npt.NDArray[Any]]) -> Tensor:
         """Stack."""
-        return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(np.stack(arrays)).to(self._device)
 
     def fetch(self, *tensors: Tensor) -> list[npt.NDArray[Any]]:
         """They are here."""
-        return [tensor.numpy() for tensor in tensors]
+        return [tensor.cpu().numpy() for tensor in tensors]
 
     def call(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Call."""

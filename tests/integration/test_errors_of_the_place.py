@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ def requests(proxy: Proxy, told: Story) -> list[tuple[str, str]]:
 @contextmanager
 def quick_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Requests that time out soon, and are tried again at once."""
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "TIMEOUTS", replace(s3.TIMEOUTS, read=0.5))
     monkeypatch.setattr("pipeline.core.retry.RetryPolicy.pause", lambda *_: 0.0)
     yield
 

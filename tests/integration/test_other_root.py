@@ -30,6 +30,7 @@ class Elsewhere(InlineRunner):
     """Workers in another working folder, for whom local paths may mean other folders: `there` is in place of `here`."""
 
     def __init__(self, folder: Path, here: Path, there: Path) -> None:
+        super().__init__()
         self.folder, self.here, self.there = folder, here, there
 
     def map(self, task: Any, items: Iterable[Any]) -> Iterator[Any]:
