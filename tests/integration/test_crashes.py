@@ -236,7 +236,7 @@ def test_i3_what_is_remembered_of_corrupt_archives_survives_a_stop_anywhere(oper
         assert any(" failures/" in at_work for at_work in operations)
         expected, failing = here.life.live(), _failing(here)
         everything = [(at, mode) for at, at_work in enumerate(operations) for mode in modes(at_work)]
-        for at, mode in some(everything, 3):
+        for at, mode in some(everything, 7):
             here.go_back(state)
             stopped(here, operation, at, mode)
             here.life.check(thorough=False)

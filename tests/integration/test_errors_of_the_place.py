@@ -268,4 +268,4 @@ def test_errors_of_a_real_service_are_no_other_than_those_of_the_small_one(
         on_s3(bucket, tmp_path, f"?endpoint={proxy.endpoint}") as here,
     ):
         told = story(here, operation)
-        record_property("cases", enumerate_answers(here, proxy, told, 6))
+        record_property("cases", enumerate_answers(here, proxy, told, 2))

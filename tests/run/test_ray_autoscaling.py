@@ -19,6 +19,18 @@ from tests.run.nodes import REPOSITORY, Nodes
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 MOST = 3
 """GPU nodes that the autoscaler may add."""
+OWN = "SIGHTLINE_TEST_OWN_PROCESS"
+inner = pytest.mark.skipif(OWN not in os.environ, reason="runs in a process of its own, see the first test")
+"""Ray reads once in a process whether tokens are wanted. Its fake nodes do without, those of other tests do not."""
+
+
+@pytest.mark.skipif(OWN in os.environ, reason="this is that process")
+def test_in_a_process_of_its_own() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "ray", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {OWN: "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "." in done.stdout.split()[0], "tests were run"
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,6 @@ class Together:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A head with one CPU and no GPU, and a type of node with two CPUs and a GPU."""
-    # Ray reads it once, and this process may have loaded it: the nodes are on the loopback alone.
     made = Nodes(tmp_path_factory.mktemp("cluster"), environment={"RAY_AUTH_MODE": "disabled"})
     gpu = {"resources": {"CPU": 2, "GPU": 1, "object_store_memory": 80_000_000}, "node_config": {}, "max_workers": MOST}
     with pytest.MonkeyPatch.context() as patch:
@@ -87,6 +98,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+@inner
 def test_demand_is_shown_before_there_is_a_gpu_and_every_gpu_that_comes_is_used(cluster: Nodes, tmp_path: Path) -> None:
     from pipeline.run.ray import RayOptions, RayRunner
     from pipeline.run.ray.supply import look
@@ -133,6 +145,7 @@ list(RayRunner(RayOptions(address=sys.argv[1], workers=5, cpus_per_worker=64)).m
 """
 
 
+@inner
 def test_demand_ends_with_the_driver_that_is_killed(cluster: Nodes) -> None:
     command = [sys.executable, "-c", DRIVER, f"127.0.0.1:{cluster.port}"]
     driver = subprocess.Popen(command, env=cluster.environment, cwd=REPOSITORY)

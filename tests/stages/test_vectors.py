@@ -193,8 +193,8 @@ def blocks(count: int, alive: list[weakref.ref[Any]], most: list[int]) -> Iterat
 def test_no_more_than_a_few_blocks_are_held(tmp_path: Path) -> None:
     alive: list[weakref.ref[Any]] = []
     most = [0]
-    files = VectorShards(settings(), Stats(), threading.Event())(blocks(40, alive, most), tmp_path)
-    assert files.counts.rows + files.counts.rejected == 40_000
+    files = VectorShards(settings(), Stats(), threading.Event())(blocks(12, alive, most), tmp_path)
+    assert files.counts.rows + files.counts.rejected == 12_000
     assert most[0] <= 2
     groups = pq.ParquetFile(files.descriptors).metadata
     assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups - 1)] == [1024] * (
