@@ -113,7 +113,7 @@ def index(
         typer.Option(
             min=0.0, max=1.0, help="Publish nothing (exit 4) when more than 10 shards and more than this share failed."
         ),
-    ] = 0.2,
+    ] = 0.05,
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Let a SOURCE without images empty the index. [default: exit 4]")
     ] = False,

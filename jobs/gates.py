@@ -39,7 +39,7 @@ class Gates:
     source: str
     max_reject_rate: float | None = None
     max_removal_rate: float = 0.2
-    max_failed_rate: float = 0.2
+    max_failed_rate: float = 0.05
     allow_empty: bool = False
     meant: bool = False
     selects: Callable[[str], bool] | None = None

@@ -45,7 +45,7 @@ class IndexOptions:
     train_bytes: int = TRAIN_BYTES
     max_reject_rate: float | None = None
     max_removal_rate: float = 0.2
-    max_failed_rate: float = 0.2
+    max_failed_rate: float = 0.05
     max_read_errors: int = MAX_READ_ERRORS
     allow_empty: bool = False
     retry_rejected: str | None = None
