@@ -23,7 +23,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pipeline/stages/expire.py": ("tests/stages/test_expire.py", "tests/stages/test_expire_left_behind.py", *_LIFE),
     "pipeline/stages/compact.py": ("tests/stages/test_compact.py", *_LIFE),
     "pipeline/publish/leases.py": ("tests/publish/test_leases.py", "tests/search/test_live_leases.py"),
-    "pipeline/publish/catalog.py": ("tests/publish/test_catalog.py", "tests/integration/test_lives_in_trouble.py"),
+    "pipeline/publish/catalog.py": (
+        "tests/publish/test_compatibility.py",
+        "tests/publish/test_catalog.py",
+        "tests/integration/test_lives_in_trouble.py",
+    ),
     "pipeline/publish/failures.py": ("tests/publish/test_failures.py", "tests/integration/test_corrupt.py"),
     "pipeline/publish/listing.py": _PUBLISH,
     "pipeline/publish/lists.py": _PUBLISH,
