@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_objects_are_written_once_under_their_digest_and_anew_where_they_have_an
     path = tmp_path / "file"
     path.write_bytes(b"content")
     sha = hashlib.sha256(b"content").hexdigest()
-    puts = {
+    puts: dict[str, Callable[[], Artifact]] = {
         f"artifacts/{sha}/a.bin": lambda: catalog.put_artifact(b"content", "a.bin"),
         f"artifacts/{sha}/b.bin": lambda: catalog.upload_artifact(path, "b.bin"),
         f"manifests/{sha}.parquet": lambda: catalog.put_manifest(b"content"),

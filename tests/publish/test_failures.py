@@ -143,14 +143,15 @@ def test_what_is_known_to_fail_are_the_new_shards_of_which_a_sound_record_says_s
     plan = planned(listed)
     shards = {shard.entries[0].path[0]: shard.id for shard in plan.shards()}
     assert failures.remembered(catalog, RECIPE, plan) == ({}, ())
-    for name, update in {
+    updates: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {"changed": None},
         "c": {"changed": 6},
         "d": {"shard_id": "other"},
         "e": {},
         "f": {"etag": "other"},
-    }.items():
+    }
+    for name, update in updates.items():
         data = failed(plan, f"{name}.tar", **update).model_dump(mode="json")
         catalog.store.write(catalog.failure_name(RECIPE.source_id, shards[name]), canonical(data))
     # Of e there is a descriptor file.
