@@ -37,6 +37,12 @@ def test_a_recipe_survives_its_json_and_refuses_what_it_does_not_know() -> None:
         Recipe.model_validate({**data, "more": 1})
 
 
+def test_a_recipe_is_a_value_that_nobody_changes() -> None:
+    for name in Recipe.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(RECIPE, name, getattr(RECIPE, name))
+
+
 def test_whitening_is_fitted_from_unwhitened_descriptors_in_full_precision() -> None:
     assert RECIPE.raw == but(whiten=None, dtype="float32", indexes=())
 

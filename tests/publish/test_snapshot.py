@@ -11,7 +11,7 @@ from pipeline.core.errors import IntegrityError, SightlineError
 from pipeline.core.local import LocalStore
 from pipeline.core.specs import canonical, digest_of
 from pipeline.publish.catalog import Catalog
-from pipeline.publish.snapshot import FORMAT, parse_snapshot, snapshot_bytes
+from pipeline.publish.snapshot import FORMAT, Summary, parse_snapshot, snapshot_bytes
 from tests.publish.test_compatibility import FIRST
 
 SNAPSHOT = Catalog(LocalStore(str(FIRST))).require_head()
@@ -65,3 +65,15 @@ def test_equal_json_in_other_bytes_and_values_that_json_cannot_hold_do_not_match
     for other in (spaced, data.rstrip(b"\n"), data + b"\n", surrogate, infinite):
         with pytest.raises(IntegrityError, match="does not match its own digest"):
             parse_snapshot(other, "x")
+
+
+def test_what_an_older_snapshot_does_not_say_counts_nothing() -> None:
+    summary = {"set_aside": (), "seconds": {}, "origin": "", "stats": {}}
+    counts = ("images", "seen", "rejected", "duplicates", "added", "removed")
+    assert Summary().model_dump() == {**dict.fromkeys(counts, 0), **summary}
+    body = json.loads(snapshot_bytes(SNAPSHOT))
+    later = ("deletions", "operation", "fitness", "recipe_file", "artifacts", "format")
+    del body["digest"]
+    older = {name: value for name, value in body.items() if name not in later}
+    found = parse_snapshot(canonical({**older, "digest": digest_of(older)}) + b"\n", "x")
+    assert [getattr(found, name) for name in later] == [None, "index", (), "", (), FORMAT]
