@@ -24,6 +24,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pipeline/stages/compact.py": ("tests/stages/test_compact.py", *_LIFE),
     "pipeline/publish/leases.py": ("tests/publish/test_leases.py", "tests/search/test_live_leases.py"),
     "pipeline/publish/catalog.py": (
+        "tests/publish/test_catalog_objects.py",
         "tests/publish/test_compatibility.py",
         "tests/publish/test_catalog.py",
         "tests/integration/test_lives_in_trouble.py",
