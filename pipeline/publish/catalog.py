@@ -214,9 +214,13 @@ class Catalog:
     # Snapshots ----------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[int]:
-        """Return the committed versions, ascending."""
-        stems = (Path(entry.path).stem for entry in self.store.list("snapshots"))
-        return sorted(int(stem) for stem in stems if stem.isdigit())
+        """Return the committed versions, ascending. What else lies there, a backup say, is none of them."""
+        found = []
+        for entry in self.store.list("snapshots"):
+            stem = Path(entry.path).stem
+            if stem.isascii() and stem.isdigit() and entry.path == self.snapshot_name(int(stem)):
+                found.append(int(stem))
+        return sorted(found)
 
     def load(self, version: int) -> Snapshot:
         """Return a snapshot, verified against its own digest and number."""

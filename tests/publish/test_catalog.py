@@ -21,6 +21,7 @@ from pipeline.core.local import LocalStore
 from pipeline.core.specs import canonical, digest_of
 from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
+from pipeline.publish.marks import mark_expired
 from pipeline.publish.snapshot import Snapshot, parse_snapshot, snapshot_bytes
 from tests.builders import images, run, write_files
 from tests.fake_s3 import fake_s3
@@ -134,6 +135,42 @@ def test_the_first_completion_record_counts(published: tuple[Catalog, Snapshot])
     first, second = snapshot.listing, snapshot.descriptors
     assert catalog.complete("artifacts/records/x.json", first) == first
     assert catalog.complete("artifacts/records/x.json", second) == first
+
+
+def test_a_snapshot_under_another_number_is_refused(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    catalog.store.write(catalog.snapshot_name(2), snapshot_bytes(snapshot))
+    assert catalog.versions() == [1, 2]
+    for load in (catalog.require_head, lambda: catalog.load(2), lambda: catalog.load_kept(2)):
+        with pytest.raises(IntegrityError, match=r"00000002\.json.*says it is snapshot 1"):
+            load()
+    assert catalog.load(1) == catalog.load_kept(1) == snapshot
+
+
+def test_a_snapshot_that_has_expired_is_not_to_be_used_and_the_others_are(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    head = catalog.commit(following(snapshot, "w"))
+    mark_expired(catalog.store, 1)
+    with pytest.raises(UserError, match="snapshot 1 has expired"):
+        catalog.load_kept(1)
+    assert catalog.load(1) == snapshot, "it can be read, for what is to be collected"
+    assert catalog.load_kept(2) == head
+
+
+def test_what_is_no_snapshot_is_no_version(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, _ = published
+    for version in (2, 10, 3):
+        catalog.store.write(catalog.snapshot_name(version), b"")
+    catalog.store.write("snapshots/readme.txt", b"")
+    assert catalog.versions() == [1, 2, 3, 10]
+
+
+def test_copies_of_snapshots_are_no_versions(published: tuple[Catalog, Snapshot]) -> None:
+    catalog, snapshot = published
+    data = catalog.store.read(catalog.snapshot_name(snapshot.version))
+    for name in ("00000003.json~", "3.json", "old/00000003.json", "\u00b2.json", "00000003.json.bak"):
+        catalog.store.write(f"snapshots/{name}", data)
+    assert catalog.versions() == [snapshot.version]
 
 
 def test_a_snapshot_that_is_not_there_is_a_user_s_mistake(published: tuple[Catalog, Snapshot], tmp_path: Path) -> None:

@@ -277,6 +277,11 @@ def test_a_lease_is_fresh_for_half_the_time_after_which_it_could_be_held_for_dea
         assert not held.fresh, "it was never written"
         held.put()
         assert held.fresh is fresh
+    for times in (replace(TIMES, beat=0.0, watch=0.02), replace(TIMES, beat=0.01, watch=0.0)):
+        held = Held(here.objects, Lease(writer="me", operation=SWEEP), times)
+        held.put()
+        threading.Event().wait(0.011)  # however slow this machine is, more than half of the time has gone by
+        assert not held.fresh
     held.release()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.publish.packing import COUNTED, Packer, Packing, Packs
+from pipeline.publish.packing import COUNTED, Packer, Packing, Packs, join_url
 
 
 def packed(paths: list[str], packing: Packing, size: int = 300_000) -> Packs:
@@ -65,3 +67,63 @@ def test_an_id_says_what_is_packed_where() -> None:
     one = packed(["a", "b"], Packing())
     assert ids(one) == ids(packed(["a", "b"], Packing(files=7)))
     assert ids(one) != ids(packed(["a", "c"], Packing()))
+
+
+def columns(paths: list[str], sizes: list[int], reason: str = "") -> pa.Table:
+    count = len(paths)
+    return pa.table({"path": paths, "size": sizes, "etag": ["1"] * count, "shard": [reason] * count})
+
+
+@pytest.mark.parametrize(
+    ("packing", "pinned"),
+    [
+        (Packing(), (31, "db8e1b78d1e31eee")),
+        (Packing(files=16, bytes=1 << 24), (1094, "aaebc527d87d4d8e")),
+        (Packing(files=100, bytes=1 << 23), (1024, "065104aac8198884")),
+        (Packing(files=15), (667, "b8fdff2fcdc90cfc")),
+        (None, (10_000, "6d2456f00d5802c3")),
+    ],
+    ids=["defaults", "few files", "bytes", "counted", "containers"],
+)
+def test_packs_stay_what_they_are(packing: Packing | None, pinned: tuple[int, str]) -> None:
+    """Completion records are found by the ids of shards: other packs would be other work."""
+    packer = Packer("s3://bucket/images/", packing)
+    paths = PATHS[:10_000]
+    sizes = [(number * 7919) % 1_000_003 for number in range(len(paths))]
+    for start in range(0, len(paths), 3000):
+        packer.add(columns(paths[start : start + 3000], sizes[start : start + 3000]))
+    packs = packer.finish()
+    said = hashlib.sha256("".join(packs.ids.to_pylist()).encode() + packs.ends.tobytes()).hexdigest()
+    assert (len(packs.ids), said[:16]) == pinned
+    assert packs.ends[-1] == len(paths)
+
+
+def test_which_pack_each_new_entry_is_in() -> None:
+    packs = packed([f"{number:02d}" for number in range(10)], Packing(files=4))
+    first, second, third = packs.ids.to_pylist()
+    assert packs.names(0, 10).to_pylist() == [first] * 4 + [second] * 4 + [third] * 2
+    assert packs.names(3, 5).to_pylist() == [first, second]
+    assert packs.names(5, 5).to_pylist() == []
+
+
+def test_a_pack_of_what_is_extracted_again_has_another_id_in_every_try() -> None:
+    def names(reason: str) -> set[str]:
+        packer = Packer("/src", Packing())
+        packer.add(columns(["a", "b"], [1, 1], reason))
+        return ids(packer.finish())
+
+    assert names("") == ids(packed(["a", "b"], Packing(), 1))
+    assert len(names("") | names("once") | names("twice")) == 3
+
+
+@pytest.mark.parametrize(("size", "counts"), [(100, [1, 1, 1]), (50, [2, 1]), (51, [1, 1, 1]), (1000, [1, 1, 1])])
+def test_a_pack_is_as_heavy_as_its_bound_at_most_unless_it_is_one_file(size: int, counts: list[int]) -> None:
+    packs = packed(["a", "b", "c"], Packing(files=4, bytes=100), size)
+    assert np.diff(np.concatenate([[0], packs.ends])).tolist() == counts
+
+
+def test_where_a_path_lies() -> None:
+    assert join_url("/src", "a/b.jpg") == join_url("/src/", "a/b.jpg") == "/src/a/b.jpg"
+    assert join_url("s3://bucket/x/all.tar", "all.tar") == "s3://bucket/x/all.tar"
+    assert join_url("all.tar", "all.tar") == "all.tar"
+    assert join_url("/src/all.tar", "b/all.tar") == "/src/all.tar/b/all.tar"

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import UserError
 from pipeline.core.types import Entry
-from pipeline.publish.listing import SCHEMA, NewListing
+from pipeline.publish.listing import BATCH, SCHEMA, NewListing
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan, entries_of, make_plan
 
@@ -165,3 +167,98 @@ def test_when_a_file_changed_enters_no_shard_id_and_is_learnt_without_a_change()
     plan = planned(told, known)
     assert (plan.count("keep"), plan.changes) == (3, False)
     assert [e.changed for e, _ in entries(after(plan))] == [5, 5, 5]
+
+
+def test_a_shard_says_where_it_lies_and_what_it_holds() -> None:
+    one, two = entry("a.tar", "x", 7), entry("b.tar", "y", 8)
+    assert [(s.uri, s.etag, s.bytes, s.entries) for s in planned([one, two], packing=None).shards()] == [
+        ("/src/a.tar", "x", 7, (one,)),
+        ("/src/b.tar", "y", 8, (two,)),
+    ]
+    packs = list(planned([one, two, entry("c", "z", 9)]).shards())
+    assert [(s.uri, s.bytes, len(s.entries)) for s in packs] == [("/src", 15, 2), ("/src", 9, 1)]
+    assert [s.etag for s in packs] == [s.id for s in packs], "a pack of one file, too, lies in the source"
+
+
+def test_what_a_plan_would_do_is_counted_and_said() -> None:
+    known = after(planned([entry("a"), entry("b"), entry("c")]))
+    plan = planned([entry("a"), entry("b", "2", 5), entry("d", size=6), entry("e", size=7)], known)
+    assert plan.counts == {"keep": 1, "renew": 0, "drop": 2, "add": 3}
+    assert plan.reason == "3 new or changed, 2 changed or gone, 1 as they were"
+    assert (plan.bytes_to_read, plan.new_shards, plan.changes) == (18, 2, True)
+    gone = planned([entry("a"), entry("b")], known)
+    assert (gone.reason, gone.changes) == ("0 new or changed, 1 changed or gone, 2 as they were", True)
+    assert (gone.bytes_to_read, gone.new_shards) == (0, 0)
+    same = planned([entry("a"), entry("b"), entry("c")], known)
+    assert (same.changes, same.new_shards) == (False, 0)
+
+
+@pytest.mark.parametrize("paths", [["b", "a"], ["a", "a"], ["a", "b", "b"], [""]], ids=str)
+def test_a_listing_that_is_not_in_order_or_names_an_entry_twice_is_refused(paths: list[str]) -> None:
+    with pytest.raises(UserError, match="is not sorted, or names an entry twice"):
+        planned([entry(path) for path in paths])
+
+
+@pytest.mark.parametrize("last", [BATCH - 1, BATCH - 2], ids=["twice", "before"])
+def test_a_listing_is_in_order_across_its_batches_too(last: int) -> None:
+    listing = [entry(f"{number:06d}") for number in range(BATCH)]
+    with pytest.raises(UserError, match=f"listing near {last:06d}: is not sorted"):
+        planned([*listing, entry(f"{last:06d}")], packing=Packing())
+
+
+def test_a_listing_of_several_batches_is_planned_as_a_whole() -> None:
+    listing = [entry(f"{number:06d}", changed=number) for number in range(2 * BATCH + 3)]
+    plan = planned(listing, packing=Packing(files=BATCH + 1, bytes=1 << 40))
+    assert [batch.num_rows for batch in plan.batches()] == [BATCH, BATCH, 3]
+    assert [e for shard in plan.shards() for e in shard.entries] == listing
+    assert (plan.count("add"), plan.new_shards) == (len(listing), len(list(plan.shards())))
+    known = after(plan)
+    assert [e.changed for e, _ in entries(known)] == list(range(2 * BATCH + 3))
+    again = planned([e for e in listing if e.path not in ("000000", f"{BATCH:06d}")], known)
+    assert (again.count("keep"), again.count("drop"), again.count("add")) == (2 * BATCH + 1, 2, 0)
+
+
+class Once:
+    """Extracts again what a path begins with."""
+
+    reason = "try 1"
+
+    def chosen(self, known: pa.Table) -> pa.Array:
+        return pc.fill_null(pc.starts_with(known["path"], "again"), fill_value=False)
+
+
+def test_what_is_extracted_again_is_dropped_and_added_though_it_is_as_it_was_and_new_entries_are_new() -> None:
+    listing = [entry(path) for path in ("a", "again 1", "again 2", "b")]
+    first = planned(listing)
+    plan = make_plan([*listing, entry("c")], after(first), source="/src", packing=TWO, again=Once())
+    rows = list(zip(plan.rows["path"].to_pylist(), plan.rows["status"].to_pylist(), strict=True))
+    both = [(path, status) for path in ("again 1", "again 2") for status in ("drop", "add")]
+    assert rows == [("a", "keep"), *both, ("b", "keep"), ("c", "add")]
+    assert not {shard.id for shard in plan.shards()} & {shard.id for shard in first.shards()}
+    unpacked = plan.spool.batches()
+    assert [row["shard"] for batch in unpacked for row in batch.to_pylist() if row["status"] == "add"] == [
+        "try 1",
+        "try 1",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "expected"),
+    [
+        ([], []),
+        (["a"], ["a", "a/x", "a/y/z"]),
+        (["a/"], ["a", "a/x", "a/y/z"]),
+        (["a/y"], ["a/y/z"]),
+        (["a/x", "ab"], ["a/x", "ab"]),
+        (["y"], []),
+        ([""], ["a", "a/x", "a/y/z", "ab", "b"]),
+    ],
+)
+def test_what_is_known_stays_where_it_or_a_folder_that_it_lies_in_could_not_be_read(
+    unreadable: list[str], expected: list[str]
+) -> None:
+    known = after(planned([entry(path) for path in ("a", "a/x", "a/y/z", "ab", "b")]))
+    plan = make_plan([], known, source="/src", packing=TWO, unreadable=lambda: unreadable)
+    assert kept(plan) == expected
+    assert plan.count("drop") == 5 - len(expected)

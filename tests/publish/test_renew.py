@@ -12,6 +12,7 @@ from pipeline.core.types import Entry
 from pipeline.publish.listing import SCHEMA, NewListing
 from pipeline.publish.packing import Packing
 from pipeline.publish.plan import Plan, entries_of, make_plan
+from pipeline.publish.plan import planned as plan_of
 from pipeline.publish.rebase import rebase
 from pipeline.publish.renew import renewed, touched
 
@@ -108,3 +109,29 @@ def test_over_a_newer_head_what_is_still_there_is_renewed_and_what_others_change
         "b": ("keep", "3"),
     }
     assert (moved.count("renew"), moved.count("keep")) == (1, 1)
+
+
+def test_in_every_batch_of_a_plan_the_entry_as_it_is_now_may_be_as_it_was_and_flags_go_by_order() -> None:
+    before = after(planned(listed({"a": ("1", 1), "b": ("1", 1), "d": ("1", 1), "e": ("1", 1), "f": ("1", 1)})))
+    then = shards(before)
+    whole = planned(listed(dict.fromkeys("abdef", ("2", 1)) | {"c": ("1", 1)}), before)
+    # Three batches of one, two, and two changed entries.
+    cuts = [whole.rows.slice(0, 2), whole.rows.slice(2, 5), whole.rows.slice(7)]
+    assert [piece["path"].to_pylist() for piece in cuts] == [["a"] * 2, list("bbcdd"), list("eeff")]
+    unpacked = [
+        piece.set_column(3, "shard", pc.if_else(pc.equal(piece["status"], "add"), "", piece["shard"])) for piece in cuts
+    ]
+    plan = plan_of(unpacked, source="/src", packing=Packing(files=2))
+    found = [(row["path"], row["etag"], row["shard"]) for batch in touched(plan) for row in batch.to_pylist()]
+    assert found == [(name, "2", then[name][1]) for name in "abdef"], "listed as it is now, and where it has been"
+    made = renewed(plan, np.array([True, False, True, False, True]))
+    rows = [(row["path"], row["status"]) for row in made.rows.to_pylist() if row["path"] != "c"]
+    both = ("drop", "add")
+    assert rows == [
+        ("a", "renew"),
+        *(("b", status) for status in both),
+        ("d", "renew"),
+        *(("e", status) for status in both),
+        ("f", "renew"),
+    ]
+    assert {row["shard"] for row in made.rows.to_pylist() if row["status"] == "renew"} <= {x for _, x in then.values()}
