@@ -7,10 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.core.errors import SightlineError
-from pipeline.publish.lists import load_lists
-from pipeline.publish.snapshot import Snapshot
-from pipeline.stages.commit import Proposal, transact
+from pipeline.core.errors import ConflictError, SightlineError
+from pipeline.core.types import Artifact
+from pipeline.extract import pooled
+from pipeline.features.encoding import EncodeSpec
+from pipeline.publish.lists import EMPTY, load_lists
+from pipeline.publish.recipe import Recipe
+from pipeline.publish.snapshot import Snapshot, Summary
+from pipeline.sources import folder
+from pipeline.stages import commit
+from pipeline.stages.commit import Proposal, recipe_artifacts, stage, transact
+from pipeline.whiten import WhitenSpec
 from tests.life import InMemory, in_memory
 
 
@@ -92,3 +99,70 @@ def test_a_lost_race_is_derived_again_from_the_new_head(here: InMemory) -> None:
     snapshot = transact(catalog, head, derive, writer="w")
     assert snapshot is not None
     assert (seen, snapshot.operation) == ([1, 2], "over 2")
+
+
+def test_an_operation_that_loses_every_race_gives_up_with_the_last_conflict(
+    here: InMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit, "MAX_RACES", 3)
+    catalog = here.life.catalog
+    seen: list[int] = []
+
+    def another_commits_first() -> None:
+        transact(catalog, catalog.require_head(), lambda now: same_again(here, now), writer="other")
+
+    def derive(now: Snapshot | None) -> Proposal:
+        assert now is not None
+        seen.append(now.version)
+        return same_again(here, now)
+
+    with pytest.raises(ConflictError):
+        transact(catalog, catalog.require_head(), derive, writer="w", before=another_commits_first)
+    assert seen == [1, 2, 3]
+    assert catalog.versions() == [1, 2, 3, 4]
+    assert {catalog.load(version).writer for version in (2, 3, 4)} == {"other"}
+
+
+def test_nothing_is_published_when_nothing_is_left_to_do(here: InMemory) -> None:
+    assert transact(here.life.catalog, here.life.catalog.require_head(), lambda _: None, writer="w") is None
+    assert here.life.catalog.versions() == [1]
+
+
+@pytest.mark.parametrize("stated", ["", "b" * 64])
+def test_the_recipe_file_of_the_head_is_kept_as_long_as_its_recipe(here: InMemory, stated: str) -> None:
+    catalog = here.life.catalog
+    head = catalog.require_head().model_copy(update={"recipe_file": "a" * 64})
+    proposal = replace(same_again(here, head), recipe_file=stated)
+    other = replace(proposal, recipe=head.recipe.model_copy(update={"dtype": "float32"}))
+    assert stage(catalog, head, proposal, writer="w").recipe_file == (stated or "a" * 64)
+    assert stage(catalog, head, other, writer="w").recipe_file == stated
+    assert stage(catalog, None, proposal, writer="w").recipe_file == stated
+
+
+def test_the_first_snapshot_may_be_empty_and_has_no_parent(here: InMemory) -> None:
+    catalog = here.life.catalog
+    proposal = Proposal(lists=EMPTY, recipe=catalog.require_head().recipe, source="memory://x", summary=Summary())
+    first = stage(catalog, None, proposal, writer="w")
+    assert (first.version, first.parent, first.deletions, first.operation) == (1, None, None, "index")
+    lists = load_lists(catalog, first)
+    assert list(lists.listing.batches()) == []
+    assert (lists.descriptors, lists.indexes) == (EMPTY.descriptors, EMPTY.indexes)
+
+
+def test_a_snapshot_names_every_stored_object_of_its_recipe(here: InMemory) -> None:
+    """What is not named is garbage to the next collection."""
+    weights, codebook, whitening = (Artifact(uri=x, sha256=x * 64, bytes=1) for x in "abc")
+    extractor = pooled.Spec(backbone="squeezenet1_1", weights=weights)
+    bare = Recipe(source=folder.Spec(), extractor=extractor)
+    unfitted = bare.model_copy(update={"encode": EncodeSpec(method="vlad"), "whiten": WhitenSpec()})
+    whole = Recipe(
+        source=folder.Spec(),
+        extractor=extractor,
+        encode=EncodeSpec(method="vlad", artifact=codebook),
+        whiten=WhitenSpec(artifact=whitening),
+    )
+    assert recipe_artifacts(bare) == recipe_artifacts(unfitted) == (weights,)
+    assert recipe_artifacts(whole) == (weights, codebook, whitening)
+    assert recipe_artifacts(whole.model_copy(update={"encode": None})) == (weights, whitening)
+    proposal = replace(same_again(here, here.life.catalog.require_head()), recipe=whole)
+    assert stage(here.life.catalog, None, proposal, writer="w").artifacts == (weights, codebook, whitening)
