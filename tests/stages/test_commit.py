@@ -16,7 +16,7 @@ from pipeline.publish.recipe import Recipe
 from pipeline.publish.snapshot import Snapshot, Summary
 from pipeline.sources import folder
 from pipeline.stages import commit
-from pipeline.stages.commit import Proposal, recipe_artifacts, stage, transact
+from pipeline.stages.commit import Proposal, conflict, recipe_artifacts, stage, transact
 from pipeline.whiten import WhitenSpec
 from tests.life import InMemory, in_memory
 
@@ -166,3 +166,13 @@ def test_a_snapshot_names_every_stored_object_of_its_recipe(here: InMemory) -> N
     assert recipe_artifacts(whole.model_copy(update={"encode": None})) == (weights, whitening)
     proposal = replace(same_again(here, here.life.catalog.require_head()), recipe=whole)
     assert stage(here.life.catalog, None, proposal, writer="w").artifacts == (weights, codebook, whitening)
+
+
+def test_a_contradiction_names_both_writers_and_what_they_worked_from(here: InMemory) -> None:
+    head = here.life.catalog.require_head().model_copy(update={"version": 7, "writer": "winner", "operation": "delete"})
+    base = head.model_copy(update={"version": 5})
+    error = conflict(head, base, "loser", "both changed a.jpg")
+    assert isinstance(error, ConflictError)
+    for words in ("snapshot 7", "writer winner (delete)", "writer loser worked from snapshot 5", "both changed a.jpg"):
+        assert words in str(error)
+    assert "worked from nothing," in str(conflict(head, None, "loser", "why"))

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.core.resources import PROCESS_BYTES
 from pipeline.core.types import Artifact, DescriptorFile, IndexShard
 from pipeline.publish import manifests
 from pipeline.publish.lists import load_lists
-from pipeline.stages.compact import MergeTask, RewriteItem, RewriteTask, to_merge, to_rewrite, without_images
+from pipeline.stages.compact import (
+    MergeTask,
+    RewriteItem,
+    RewriteTask,
+    merge_memory,
+    to_merge,
+    to_rewrite,
+    without_images,
+)
 from pipeline.table import DescriptorReader
 from tests.life import InMemory, in_memory
 
@@ -75,6 +84,17 @@ def test_only_shards_of_one_kind_and_one_training_are_merged() -> None:
     assert [[part.artifact.uri for part in group] for group in groups] == [["a", "c"], ["d", "e"]]
 
 
+def test_a_merge_takes_the_memory_of_its_largest_group() -> None:
+    sizes = ((7, 8), (20,), (1, 2, 3))
+    groups = [
+        [shard("a", 1).model_copy(update={"artifact": Artifact(uri="a", sha256="0" * 64, bytes=size)}) for size in group]
+        for group in sizes
+    ]
+    assert merge_memory(groups) == PROCESS_BYTES + 20
+    assert merge_memory(groups[::2]) == PROCESS_BYTES + 15
+    assert merge_memory([]) == PROCESS_BYTES
+
+
 @pytest.fixture
 def here() -> Iterator[InMemory]:
     with in_memory() as made:
@@ -108,7 +128,8 @@ def test_a_copy_without_images_holds_the_others_as_they_were(here: InMemory, tmp
 def test_merged_shards_hold_the_rows_and_files_of_all_and_are_merged_once(here: InMemory) -> None:
     head = here.life.catalog.require_head()
     shards = manifests.index_shards(load_lists(here.life.catalog, head).indexes)
-    task = MergeTask(root=here.life.root, recipe=head.recipe).open(1)
+    task = MergeTask(root=here.life.root, recipe=head.recipe, memory=123).open(1)
+    assert task.resources.memory == 123
     for kind in {part.kind for part in shards}:
         parts = tuple(part for part in shards if part.kind == kind)
         assert len(parts) == 2
