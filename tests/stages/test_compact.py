@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.resources import PROCESS_BYTES
-from pipeline.core.types import Artifact, DescriptorFile, IndexShard
+from pipeline.core.types import Artifact, DescriptorFile, IndexShard, split_ids
 from pipeline.publish import manifests
 from pipeline.publish.lists import load_lists
 from pipeline.stages.compact import (
@@ -22,7 +22,9 @@ from pipeline.stages.compact import (
     to_rewrite,
     without_images,
 )
+from pipeline.stages.kinds import index_spec
 from pipeline.table import DescriptorReader
+from tests.kinds.toy import DIM
 from tests.life import InMemory, in_memory
 
 
@@ -123,6 +125,27 @@ def test_a_copy_without_images_holds_the_others_as_they_were(here: InMemory, tmp
     assert made.writer == made.artifact.sha256[:12] != first.writer, "it is named by its content"
     assert task.open(1)(RewriteItem(file=first, dead=(1,))) == made
     assert task.resources.gpu is MergeTask(root="", recipe=head.recipe).resources.gpu is False
+
+
+def places(here: InMemory, part: IndexShard, folder: Path) -> list[tuple[str, int]]:
+    """Where a search of an index shard finds images: (id of the descriptor file, row), sorted."""
+    spec = index_spec(here.life.catalog.require_head().recipe, part.kind)
+    searcher = spec.load(here.life.catalog.fetch(part.artifact, folder), rows=part.rows, dim=DIM)
+    _, found = searcher.search(np.ones((1, DIM), np.float32), part.rows, exclude=np.zeros(0, np.int64), effort=1 << 10)
+    positions, rows = split_ids(found[0][found[0] >= 0])
+    return sorted((part.files[position], int(row)) for position, row in zip(positions, rows, strict=True))
+
+
+def test_what_a_merged_shard_finds_is_what_its_parts_find(here: InMemory, tmp_path: Path) -> None:
+    head = here.life.catalog.require_head()
+    shards = manifests.index_shards(load_lists(here.life.catalog, head).indexes)
+    task = MergeTask(root=here.life.root, recipe=head.recipe).open(1)
+    for kind in {part.kind for part in shards}:
+        parts = tuple(part for part in shards if part.kind == kind)
+        expected = sorted(place for part in parts for place in places(here, part, tmp_path))
+        assert len(expected) == 7
+        assert places(here, task(parts), tmp_path) == expected
+        assert places(here, task(parts[::-1]), tmp_path) == expected
 
 
 def test_merged_shards_hold_the_rows_and_files_of_all_and_are_merged_once(here: InMemory) -> None:
