@@ -145,6 +145,17 @@ def test_a_store_that_was_sent_to_another_process_reads_the_same(fake: FakeS3) -
     assert sent.read("b.jpg") == b"bb"
 
 
+def test_a_service_that_takes_no_connections_is_tried_again(fake: FakeS3, tmp_path: Path) -> None:
+    """It is being started again, say: no object is the reason, and no run ends by it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nowhere = f"http://127.0.0.1:{server.getsockname()[1]}"
+    for name, call in CALLS.items():
+        with pytest.raises(TransientError):
+            SMALL.get(name, call)(S3Store("bucket/src", (("endpoint", nowhere),)), path)
+
+
 def test_layers_below_make_every_request_once(fake: FakeS3, tmp_path: Path) -> None:
     """How often and how long to try is decided in one place, see RetryingStore."""
     path = tmp_path / "file"
