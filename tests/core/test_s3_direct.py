@@ -231,7 +231,8 @@ def unknown_service(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def test_a_service_that_nobody_vouches_for_is_not_read_from(s3_credentials: None, tmp_path: Path) -> None:
     """Where the library reads from it all the same, everything goes through the library."""
     with unknown_service(tmp_path) as (endpoint, asked):
-        fs = fsspec.filesystem("s3", endpoint_url=endpoint, skip_instance_cache=True)
+        once = {"retries": {"total_max_attempts": 1}}
+        fs = fsspec.filesystem("s3", endpoint_url=endpoint, config_kwargs=once, skip_instance_cache=True)
         fs.retries = 1
         reads = DirectReads(fs, TIMEOUTS)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import ConflictError, SightlineError
@@ -147,6 +148,27 @@ def test_the_first_snapshot_may_be_empty_and_has_no_parent(here: InMemory) -> No
     lists = load_lists(catalog, first)
     assert list(lists.listing.batches()) == []
     assert (lists.descriptors, lists.indexes) == (EMPTY.descriptors, EMPTY.indexes)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A listing that is neither stored nor in a file."""
+
+    table: pa.Table
+    artifact: None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self.table.to_batches()
+
+
+def test_a_listing_of_any_making_is_stored_with_all_its_rows(here: InMemory) -> None:
+    catalog = here.life.catalog
+    proposal = same_again(here, catalog.require_head())
+    rows = list(proposal.lists.listing.batches())
+    assert sum(batch.num_rows for batch in rows) == 1
+    lists = replace(proposal.lists, listing=Rows(pa.Table.from_batches(rows * 2)))
+    snapshot = stage(catalog, None, replace(proposal, lists=lists), writer="w")
+    assert list(load_lists(catalog, snapshot).listing.batches())[0].to_pylist() == rows[0].to_pylist() * 2
 
 
 def test_a_snapshot_names_every_stored_object_of_its_recipe(here: InMemory) -> None:
