@@ -201,7 +201,7 @@ def unknown_service(folder: Path) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             """Be silent."""
 
-        def do_GET(self) -> None:  # noqa: N802 - the name of the protocol
+        def do_GET(self) -> None:
             asked.append(self.path)
             self.send_response(200)
             self.send_header("Content-Length", "5")

@@ -168,7 +168,8 @@ def test_a_listing_of_any_making_is_stored_with_all_its_rows(here: InMemory) -> 
     assert sum(batch.num_rows for batch in rows) == 1
     lists = replace(proposal.lists, listing=Rows(pa.Table.from_batches(rows * 2)))
     snapshot = stage(catalog, None, replace(proposal, lists=lists), writer="w")
-    assert list(load_lists(catalog, snapshot).listing.batches())[0].to_pylist() == rows[0].to_pylist() * 2
+    (stored,) = load_lists(catalog, snapshot).listing.batches()
+    assert stored.to_pylist() == rows[0].to_pylist() * 2
 
 
 def test_a_snapshot_names_every_stored_object_of_its_recipe(here: InMemory) -> None:

@@ -87,11 +87,10 @@ def test_only_shards_of_one_kind_and_one_training_are_merged() -> None:
 
 
 def test_a_merge_takes_the_memory_of_its_largest_group() -> None:
-    sizes = ((7, 8), (20,), (1, 2, 3))
-    groups = [
-        [shard("a", 1).model_copy(update={"artifact": Artifact(uri="a", sha256="0" * 64, bytes=size)}) for size in group]
-        for group in sizes
-    ]
+    def sized(size: int) -> IndexShard:
+        return shard("a", 1).model_copy(update={"artifact": Artifact(uri="a", sha256="0" * 64, bytes=size)})
+
+    groups = [[sized(size) for size in sizes] for sizes in ((7, 8), (20,), (1, 2, 3))]
     assert merge_memory(groups) == PROCESS_BYTES + 20
     assert merge_memory(groups[::2]) == PROCESS_BYTES + 15
     assert merge_memory([]) == PROCESS_BYTES
