@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -65,6 +66,23 @@ def test_the_latest_few_snapshots_are_kept_and_always_the_head(here: InMemory, l
     assert [*sweep.kept] == kept
     assert sorted((*sweep.kept, *sweep.given_up)) == [1, 2, 3]
     assert expired(here.objects) == set(), "without a lease nothing is written"
+
+
+def test_records_of_what_is_kept_stay_and_those_of_what_goes_go_with_it(here: InMemory) -> None:
+    """Without its record what is published would be made anew by the next run that wants it."""
+    indexes = load_lists(here.life.catalog, here.life.catalog.require_head()).indexes
+    kept = {*manifests.uris(indexes, "artifact"), *manifests.uris(indexes, "trained")}
+    named = {
+        entry.path: re.findall(r'"uri":"([^"]*)"', here.objects.read(entry.path).decode())
+        for folder in ("indexes", "artifacts")
+        for entry in here.objects.list(folder)
+        if entry.path.endswith(".json")
+    }
+    wanted = {record for record, uris in named.items() if kept.issuperset(uris)}
+    assert {record.split("/")[0] for record in wanted} == {"indexes", "artifacts"}
+    assert set(named) - wanted
+    here.life.expire()
+    assert {record for record in named if here.objects.exists(record)} == wanted
 
 
 def test_what_has_expired_does_not_come_back_by_a_longer_retention(here: InMemory) -> None:
