@@ -22,7 +22,6 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/stages/test_expire.py",
         "tests/integration/test_edits.py",
         "tests/stages/test_expire_left_behind.py",
-        "tests/search/test_live_leases.py",
         "tests/integration/test_corrupt.py",
         "tests/integration/test_lives_in_trouble.py",
     ),

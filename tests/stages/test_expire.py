@@ -11,7 +11,7 @@ from pipeline.core.storage import open_store
 from pipeline.publish import manifests
 from pipeline.publish.leases import SERVE, SWEEP, Lease, hold
 from pipeline.publish.lists import load_lists
-from pipeline.publish.marks import expired
+from pipeline.publish.marks import expired, mark_expired
 from pipeline.stages.expire import DAY, Retention, plan_sweep, sweep_away
 from tests.life import RECIPE, InMemory, in_memory
 
@@ -57,6 +57,18 @@ def test_a_snapshot_that_is_leased_is_kept_and_bears_no_mark_afterwards(here: In
         assert expired(here.objects) == {2}
     assert here.life.expire()["kept"] == [3]
     assert expired(here.objects) == {1, 2}
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_a_killed_sweep_only_marked_is_kept_while_it_is_leased(here: InMemory, collected: bool) -> None:
+    catalog = here.life.catalog
+    mark_expired(here.objects, 1)
+    if collected:
+        here.objects.delete(catalog.load(1).descriptors.uri)
+    with hold(here.objects, Lease(writer="page", operation=SERVE, versions=(1,)), here.life.times):
+        told = here.life.expire()
+    assert (told["kept"], told["expired"]) == (([3], [1, 2]) if collected else ([1, 3], [2]))
+    assert expired(here.objects) == set(told["expired"])
 
 
 @pytest.mark.parametrize(("last", "kept"), [(0, [3]), (1, [3]), (2, [2, 3]), (3, [1, 2, 3]), (9, [1, 2, 3])])
