@@ -125,6 +125,16 @@ def test_what_is_refused_is_asked_for_by_one_byte(fake: FakeS3) -> None:
     assert [headers.get("range") for _, _, headers in fake.headers] == [None, "bytes=0-0"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("page", [1, 2, 3, 5])
+def test_a_listing_is_read_page_by_page_to_its_end(fake: FakeS3, page: int) -> None:
+    fake.page = page
+    fake.objects["other/x.jpg"] = b"x"
+    store = open_store(fake.location("src"))
+    assert [entry.path for entry in store.list()] == ["a.jpg", "b.jpg", "empty.jpg"]
+    assert len(fake.headers) == -(-3 // page)
+
+
 def test_a_range_is_of_one_version_and_whole(fake: FakeS3) -> None:
     store = S3Store("bucket/src", (("endpoint", fake.endpoint),))
     etag = store.stat("a.jpg").etag
