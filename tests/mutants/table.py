@@ -14,7 +14,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pipeline/core/ranges.py": ("tests/core/test_ranges.py", "tests/core/test_spans.py"),
     "pipeline/core/retry.py": ("tests/core/test_retry.py",),
     "pipeline/core/local.py": ("tests/core/test_storage.py", "tests/core/test_local.py", "tests/core/test_walk.py"),
-    "pipeline/core/s3.py": ("tests/core/test_s3.py", "tests/core/test_storage.py"),
+    "pipeline/core/s3.py": ("tests/core/test_s3_direct.py", "tests/core/test_s3.py", "tests/core/test_storage.py"),
     "pipeline/core/s3_direct.py": ("tests/core/test_s3_direct.py",),
     "pipeline/stages/commit.py": ("tests/stages/test_commit.py", "tests/integration/test_lives_in_trouble.py"),
     "pipeline/stages/merge.py": ("tests/stages/test_merge.py", *_LIFE),
