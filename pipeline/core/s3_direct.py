@@ -23,6 +23,7 @@ import urllib3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
@@ -143,7 +144,7 @@ class DirectReads:
             S3SigV4Auth(self._credentials(), "s3", form.region).add_auth(request)
         try:
             response = self._session.send(request.prepare())
-        except HTTPClientError:
+        except (HTTPClientError, NoConnectionError):
             # Perhaps the library reaches the server in a way that is not known here. Many that fail at once count once.
             with self._lock:
                 if self._form is form:

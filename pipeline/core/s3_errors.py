@@ -49,6 +49,8 @@ _PASSING = (
     asyncio.TimeoutError,
     ConnectionError,
     aiohttp.ClientError,
+    # No connection is made: it is refused or takes too long, the name is not resolved, TLS fails. No HTTPClientError.
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
     botocore.exceptions.ResponseStreamingError,

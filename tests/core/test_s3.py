@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.core.errors import (
     AccessError,
+    IntegrityError,
     NotFoundError,
     PlaceError,
     ReadError,
@@ -19,8 +21,9 @@ from pipeline.core.errors import (
 )
 from pipeline.core.names import absolute_location, parse_location
 from pipeline.core.s3 import TIMEOUTS, S3Store
-from pipeline.core.storage import Store, open_store, split_location
+from pipeline.core.storage import Store, discard, open_store, split_location, unfinished
 from tests.fake_s3 import FakeS3, fake_s3
+from tests.s3_proxy import Fault, proxy_to
 
 
 @pytest.fixture
@@ -112,6 +115,82 @@ def test_a_missing_object_is_missing_and_costs_one_request_once_the_bucket_has_a
     assert [method for method, _, _ in fake.headers] == ["HEAD"]
     with pytest.raises(NotFoundError):
         store.read("c.jpg")
+
+
+def test_what_is_refused_is_asked_for_by_one_byte(fake: FakeS3) -> None:
+    store = open_store(fake.location("src"))
+    fake.refuse.update({"GET src/a.jpg": "AccessDenied", "HEAD src/a.jpg": "AccessDenied"})
+    with pytest.raises(ReadError):
+        store.stat("a.jpg")
+    assert [headers.get("range") for _, _, headers in fake.headers] == [None, "bytes=0-0"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("page", [1, 2, 3, 5])
+def test_a_listing_is_read_page_by_page_to_its_end(fake: FakeS3, page: int) -> None:
+    fake.page = page
+    fake.objects["other/x.jpg"] = b"x"
+    store = open_store(fake.location("src"))
+    assert [entry.path for entry in store.list()] == ["a.jpg", "b.jpg", "empty.jpg"]
+    assert len(fake.headers) == -(-3 // page)
+
+
+def test_a_range_is_of_one_version_and_whole(fake: FakeS3) -> None:
+    store = S3Store("bucket/src", (("endpoint", fake.endpoint),))
+    etag = store.stat("a.jpg").etag
+    assert etag
+    assert store.read_range("a.jpg", 1, 3, etag) == store.read_range("a.jpg", 1, 3, "") == b"aa"
+    with pytest.raises(TransientError, match="2 of 8 bytes came"):
+        store.read_range("a.jpg", 2, 10, etag)
+    fake.objects["src/a.jpg"] = b"other"
+    with pytest.raises(IntegrityError, match="was replaced while it was being read"):
+        store.read_range("a.jpg", 1, 3, etag)
+
+
+def test_a_store_that_was_sent_to_another_process_reads_the_same(fake: FakeS3) -> None:
+    store = S3Store("bucket/src", (("endpoint", fake.endpoint), ("requester_pays", "true")))
+    assert store.read("a.jpg") == b"aaaa"
+    sent = pickle.loads(pickle.dumps(store))
+    assert (sent.path, sent.options, sent.url) == (store.path, store.options, store.url)
+    assert sent.read("b.jpg") == b"bb"
+
+
+def test_a_service_that_takes_no_connections_is_tried_again(fake: FakeS3, tmp_path: Path) -> None:
+    """It is being started again, say: no object is the reason, and no run ends by it."""
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nowhere = f"http://127.0.0.1:{server.getsockname()[1]}"
+    for name, call in CALLS.items():
+        with pytest.raises(TransientError):
+            SMALL.get(name, call)(S3Store("bucket/src", (("endpoint", nowhere),)), path)
+
+
+def test_layers_below_make_every_request_once(fake: FakeS3, tmp_path: Path) -> None:
+    """How often and how long to try is decided in one place, see RetryingStore."""
+    path = tmp_path / "file"
+    path.write_bytes(b"1")
+    with proxy_to(fake.endpoint, pause=0) as proxy:
+        store = S3Store("bucket/src", (("endpoint", proxy.endpoint),))
+        for name, call in CALLS.items():
+            proxy.requests.clear()
+            proxy.faults[:] = [Fault("503", "", "", times=100)]
+            with pytest.raises(TransientError):
+                SMALL.get(name, call)(store, path)
+            assert len(proxy.requests) == 1, name
+
+
+def test_uploads_of_killed_writers_are_found_page_by_page_and_aborted(fake: FakeS3) -> None:
+    fake.page = 2
+    fake.uploads = {f"u{number}": f"root/descriptors/{number}.parquet" for number in range(5)}
+    fake.uploads["other"] = "elsewhere/x"
+    store = open_store(fake.location("root"))
+    found = list(unfinished(store))
+    assert [(entry.path, entry.etag) for entry in found] == [(f"descriptors/{n}.parquet", f"u{n}") for n in range(5)]
+    assert all(entry.modified and not entry.size for entry in found)
+    for entry in (*found, found[0]):
+        discard(store, entry)
+    assert fake.uploads == {"other": "elsewhere/x"}
 
 
 KEYS = [
@@ -218,6 +297,10 @@ CALLS: dict[str, Callable[[S3Store, Path], object]] = {
     "delete": lambda store, _: store.delete("a"),
     "uploads": lambda store, _: store.uploads(("", "")),
     "abort": lambda store, _: store.abort("a", "1"),
+}
+SMALL: dict[str, Callable[[S3Store, Path], object]] = {
+    "write": lambda store, _: store.write("a", b"1"),
+    "put_if_absent": lambda store, _: store.put_if_absent("a", b"1"),
 }
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import shutil
+import ssl
+import subprocess
 import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import fsspec
 import pytest
+from botocore.exceptions import SSLError
+from fsspec.asyn import sync
 
 from pipeline.core import s3
 from pipeline.core.errors import AccessError, NotFoundError, ReadError, TransientError
 from pipeline.core.retry import RetryingStore, RetryPolicy
-from pipeline.core.s3 import S3Store
+from pipeline.core.s3 import TIMEOUTS, S3Store
+from pipeline.core.s3_direct import DirectReads
 from pipeline.core.storage import Store, open_store
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.s3_proxy import Fault, proxy_to
@@ -135,3 +146,105 @@ def test_many_threads_begin_with_one_request_of_the_library(fake: FakeS3) -> Non
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(read, range(200))) == [str(number).encode() for number in range(200)]
     assert sum(by_library for _, by_library in gets(fake)) == 1
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_connections_that_fail_now_and_then_are_tried_again(fake: FakeS3, failures: int) -> None:
+    """What counts is how many fail in a row."""
+    with proxy_to(fake.endpoint, pause=0) as proxy:
+        inner = S3Store("bucket/src", (("endpoint", proxy.endpoint),))
+        store = RetryingStore(inner, RetryPolicy(attempts=2, base=0.001))
+        store.read("a.jpg")
+        for _ in range(2):
+            for _ in range(failures):
+                proxy.faults[:] = [Fault("timeout before", "GET", "src/b.jpg")]
+                assert store.read("b.jpg") == b"b" * 1000
+            fake.headers.clear()
+            assert store.read("c.jpg") == b"c" * 1000
+            assert gets(fake) == [("src/c.jpg", False)]
+
+
+@pytest.mark.parametrize("name", ["crc32", "sha1", "sha256"])
+def test_checksums_of_every_kind_are_compared_and_those_of_parts_are_not(fake: FakeS3, name: str) -> None:
+    data = fake.objects["src/b.jpg"]
+    digests = {
+        "crc32": zlib.crc32(data).to_bytes(4, "big"),
+        "sha1": hashlib.sha1(data, usedforsecurity=False).digest(),
+        "sha256": hashlib.sha256(data).digest(),
+    }
+    right = base64.b64encode(digests[name]).decode()
+    wrong = base64.b64encode(digests[name][::-1]).decode()
+    inner = S3Store("bucket/src", (("endpoint", fake.endpoint),))
+    inner.read("a.jpg")
+    for stated in (right, f"{wrong}-2"):
+        fake.stated["src/b.jpg"] = {f"x-amz-checksum-{name}": stated}
+        assert inner.read("b.jpg") == data
+    fake.stated["src/b.jpg"] = {f"x-amz-checksum-{name}": wrong}
+    with pytest.raises(TransientError, match="was changed on its way"):
+        inner.read("b.jpg")
+    assert not any(by_library for _, by_library in gets(fake)[1:])
+
+
+@contextmanager
+def unknown_service(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A service of TLS whose certificate nobody vouches for: where it is, and what it was asked."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the program openssl")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Be silent."""
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"false")
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """Clients hang up."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_a_service_that_nobody_vouches_for_is_not_read_from(s3_credentials: None, tmp_path: Path) -> None:
+    """Where the library reads from it all the same, everything goes through the library."""
+    with unknown_service(tmp_path) as (endpoint, asked):
+        once = {"retries": {"total_max_attempts": 1}}
+        fs = fsspec.filesystem("s3", endpoint_url=endpoint, config_kwargs=once, skip_instance_cache=True)
+        fs.retries = 1
+        reads = DirectReads(fs, TIMEOUTS)
+
+        def library() -> bytes:
+            # What the library would have sent is known although the service is not trusted.
+            with pytest.raises(SSLError):
+                sync(fs.loop, fs._call_s3, "get_object", Bucket="bucket", Key="a")
+            return b"by the library"
+
+        for _ in range(3):
+            assert reads.read("a", "a", library) == b"by the library"
+            with pytest.raises(SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+                reads.read("b", "b", library)
+        assert [reads.read("b", "b", library) for _ in range(2)] == [b"by the library"] * 2
+        assert asked == []

@@ -114,7 +114,7 @@ def _run(trial: Trial) -> None:
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         pytest = importlib.import_module("pytest")
         profile = importlib.import_module("hypothesis").settings
-        profile.register_profile("mutants", database=None, derandomize=True)
+        profile.register_profile("mutants", database=None, derandomize=True, deadline=None)
         profile.load_profile("mutants")
         code = int(pytest.main([*OPTIONS, *trial.tests]))
     except BaseException:

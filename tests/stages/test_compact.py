@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core.types import Artifact, DescriptorFile, IndexShard
+from pipeline.core.resources import PROCESS_BYTES
+from pipeline.core.types import Artifact, DescriptorFile, IndexShard, split_ids
 from pipeline.publish import manifests
 from pipeline.publish.lists import load_lists
-from pipeline.publish.snapshot import Snapshot
-from pipeline.stages.compact import MergeTask, RewriteItem, RewriteTask, to_merge, to_rewrite, without_images
+from pipeline.stages.compact import (
+    MergeTask,
+    RewriteItem,
+    RewriteTask,
+    merge_memory,
+    to_merge,
+    to_rewrite,
+    without_images,
+)
+from pipeline.stages.kinds import index_spec
 from pipeline.table import DescriptorReader
+from tests.kinds.toy import DIM
 from tests.life import InMemory, in_memory
 
 
@@ -76,6 +86,16 @@ def test_only_shards_of_one_kind_and_one_training_are_merged() -> None:
     assert [[part.artifact.uri for part in group] for group in groups] == [["a", "c"], ["d", "e"]]
 
 
+def test_a_merge_takes_the_memory_of_its_largest_group() -> None:
+    def sized(size: int) -> IndexShard:
+        return shard("a", 1).model_copy(update={"artifact": Artifact(uri="a", sha256="0" * 64, bytes=size)})
+
+    groups = [[sized(size) for size in sizes] for sizes in ((7, 8), (20,), (1, 2, 3))]
+    assert merge_memory(groups) == PROCESS_BYTES + 20
+    assert merge_memory(groups[::2]) == PROCESS_BYTES + 15
+    assert merge_memory([]) == PROCESS_BYTES
+
+
 @pytest.fixture
 def here() -> Iterator[InMemory]:
     with in_memory() as made:
@@ -87,15 +107,10 @@ def here() -> Iterator[InMemory]:
         yield made
 
 
-def largest(here: InMemory, head: Snapshot) -> DescriptorFile:
-    """The descriptor file of most images: three."""
-    files = manifests.descriptor_files(load_lists(here.life.catalog, head).descriptors)
-    return max(files, key=lambda file: file.indexed)
-
-
 def test_a_copy_without_images_holds_the_others_as_they_were(here: InMemory, tmp_path: Path) -> None:
     head = here.life.catalog.require_head()
-    first = largest(here, head)
+    files = manifests.descriptor_files(load_lists(here.life.catalog, head).descriptors)
+    first = next(file for file in files if file.indexed == 3)
     source = here.life.catalog.fetch(first.artifact, tmp_path)
     before = DescriptorReader(source, "before")
     assert without_images(source, tmp_path / "copy.parquet", np.array([1]), name="x") == (2, 2)
@@ -111,10 +126,32 @@ def test_a_copy_without_images_holds_the_others_as_they_were(here: InMemory, tmp
     assert task.resources.gpu is MergeTask(root="", recipe=head.recipe).resources.gpu is False
 
 
-def test_merged_shards_hold_the_rows_and_files_of_all_and_are_merged_once(here: InMemory) -> None:
+def places(here: InMemory, part: IndexShard, folder: Path) -> list[tuple[str, int]]:
+    """Where a search of an index shard finds images: (id of the descriptor file, row), sorted."""
+    spec = index_spec(here.life.catalog.require_head().recipe, part.kind)
+    searcher = spec.load(here.life.catalog.fetch(part.artifact, folder), rows=part.rows, dim=DIM)
+    _, found = searcher.search(np.ones((1, DIM), np.float32), part.rows, exclude=np.zeros(0, np.int64), effort=1 << 10)
+    positions, rows = split_ids(found[0][found[0] >= 0])
+    return sorted((part.files[position], int(row)) for position, row in zip(positions, rows, strict=True))
+
+
+def test_what_a_merged_shard_finds_is_what_its_parts_find(here: InMemory, tmp_path: Path) -> None:
     head = here.life.catalog.require_head()
     shards = manifests.index_shards(load_lists(here.life.catalog, head).indexes)
     task = MergeTask(root=here.life.root, recipe=head.recipe).open(1)
+    for kind in {part.kind for part in shards}:
+        parts = tuple(part for part in shards if part.kind == kind)
+        expected = sorted(place for part in parts for place in places(here, part, tmp_path))
+        assert len(expected) == 7
+        assert places(here, task(parts), tmp_path) == expected
+        assert places(here, task(parts[::-1]), tmp_path) == expected
+
+
+def test_merged_shards_hold_the_rows_and_files_of_all_and_are_merged_once(here: InMemory) -> None:
+    head = here.life.catalog.require_head()
+    shards = manifests.index_shards(load_lists(here.life.catalog, head).indexes)
+    task = MergeTask(root=here.life.root, recipe=head.recipe, memory=123).open(1)
+    assert task.resources.memory == 123
     for kind in {part.kind for part in shards}:
         parts = tuple(part for part in shards if part.kind == kind)
         assert len(parts) == 2

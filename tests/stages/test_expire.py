@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.core.storage import open_store
 from pipeline.publish import manifests
-from pipeline.publish.leases import SWEEP, Lease, hold
+from pipeline.publish.leases import SERVE, SWEEP, Lease, hold
 from pipeline.publish.lists import load_lists
-from pipeline.publish.marks import expired
+from pipeline.publish.marks import expired, mark_expired
 from pipeline.stages.expire import DAY, Retention, plan_sweep, sweep_away
 from tests.life import RECIPE, InMemory, in_memory
 
@@ -47,6 +48,53 @@ def test_readers_and_other_sweeps_do_not_stop_a_sweep(here: InMemory) -> None:
         sweep = plan_sweep(here.life.catalog, NOW, now=held.put(), held=held)
         here.objects.write("leases/page.json", b'{"operation":"serve","writer":"page","versions":[3]}')
         assert len(list(sweep_away(here.objects, sweep, held))) == len(sweep.objects)
+
+
+def test_a_snapshot_that_is_leased_is_kept_and_bears_no_mark_afterwards(here: InMemory) -> None:
+    with hold(here.objects, Lease(writer="page", operation=SERVE, versions=(1,)), here.life.times):
+        told = here.life.expire()
+        assert (told["kept"], told["expired"], told["busy"]) == ([1, 3], [2], [])
+        assert expired(here.objects) == {2}
+    assert here.life.expire()["kept"] == [3]
+    assert expired(here.objects) == {1, 2}
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_a_killed_sweep_only_marked_is_kept_while_it_is_leased(here: InMemory, collected: bool) -> None:
+    catalog = here.life.catalog
+    mark_expired(here.objects, 1)
+    if collected:
+        here.objects.delete(catalog.load(1).descriptors.uri)
+    with hold(here.objects, Lease(writer="page", operation=SERVE, versions=(1,)), here.life.times):
+        told = here.life.expire()
+    assert (told["kept"], told["expired"]) == (([3], [1, 2]) if collected else ([1, 3], [2]))
+    assert expired(here.objects) == set(told["expired"])
+
+
+@pytest.mark.parametrize(("last", "kept"), [(0, [3]), (1, [3]), (2, [2, 3]), (3, [1, 2, 3]), (9, [1, 2, 3])])
+def test_the_latest_few_snapshots_are_kept_and_always_the_head(here: InMemory, last: int, kept: list[int]) -> None:
+    retention = Retention(keep_last=last, keep_seconds=0, grace_seconds=0)
+    sweep = plan_sweep(here.life.catalog, retention, now=here.clock())
+    assert [*sweep.kept] == kept
+    assert sorted((*sweep.kept, *sweep.given_up)) == [1, 2, 3]
+    assert expired(here.objects) == set(), "without a lease nothing is written"
+
+
+def test_records_of_what_is_kept_stay_and_those_of_what_goes_go_with_it(here: InMemory) -> None:
+    """Without its record what is published would be made anew by the next run that wants it."""
+    indexes = load_lists(here.life.catalog, here.life.catalog.require_head()).indexes
+    kept = {*manifests.uris(indexes, "artifact"), *manifests.uris(indexes, "trained")}
+    named = {
+        entry.path: re.findall(r'"uri":"([^"]*)"', here.objects.read(entry.path).decode())
+        for folder in ("indexes", "artifacts")
+        for entry in here.objects.list(folder)
+        if entry.path.endswith(".json")
+    }
+    wanted = {record for record, uris in named.items() if kept.issuperset(uris)}
+    assert {record.split("/")[0] for record in wanted} == {"indexes", "artifacts"}
+    assert set(named) - wanted
+    here.life.expire()
+    assert {record for record in named if here.objects.exists(record)} == wanted
 
 
 def test_what_has_expired_does_not_come_back_by_a_longer_retention(here: InMemory) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from jobs.expire import ExpireOptions, expire, lines
 from pipeline.core.local import LocalStore
-from pipeline.core.storage import discard, open_store, unfinished
-from pipeline.core.types import Entry
+from pipeline.core.storage import open_store
 from pipeline.publish.catalog import Catalog
 from pipeline.stages.expire import Retention
 from tests.builders import images, run, write_files
@@ -43,22 +42,6 @@ def test_temporary_files_of_killed_writers_go_after_the_grace_period(tmp_path: P
     assert [path.exists() for path in (*old, young)] == [False, False, False, True]
     assert sorted(entry.path for entry in LocalStore(str(root)).list()) == published
     assert any("3 unfinished" in line for line in lines(told))
-
-
-def test_uploads_of_killed_writers_are_found_page_by_page_and_aborted(s3_credentials: None) -> None:
-    with fake_s3() as fake:
-        fake.page = 2
-        fake.uploads = {f"u{number}": f"root/descriptors/{number}.parquet" for number in range(5)}
-        fake.uploads["other"] = "elsewhere/x"
-        store = open_store(fake.location("root"))
-        found = list(unfinished(store))
-        assert [(entry.path, entry.etag) for entry in found] == [
-            (f"descriptors/{n}.parquet", f"u{n}") for n in range(5)
-        ]
-        assert all(isinstance(entry, Entry) and entry.modified for entry in found)
-        for entry in (*found, found[0]):
-            discard(store, entry)
-        assert fake.uploads == {"other": "elsewhere/x"}
 
 
 @pytest.mark.parametrize("refused", [False, True])
