@@ -43,7 +43,7 @@ from jobs.scene_views import member_name, view_bytes, write_queries
 from pipeline.core.errors import SightlineError
 from pipeline.search.engine import SearchIndex, SearchOptions
 
-POOLING, RESIZE, DIMS = "gem", "longest:256", 256
+POOLING, RESIZE, DIMS = "raac", "longest:384", 256
 BASELINE = RecipeOptions(recipe="hsv-histogram", indexes=("flat",))
 """What colours alone find."""
 SHOWN, SHOWN_PHOTOGRAPHS = 14, 7
